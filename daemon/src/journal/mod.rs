@@ -1,0 +1,217 @@
+//! The event log: an append-only sequence of sealed records, and the blobs they refer to.
+//!
+//! A journal sees opaque bytes. It knows no event, no name and no key; what a record holds and whether it is
+//! genuine is told to it by the visitor of [`Journal`]'s `open`, which every implementation has.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use stated_shared::{Digest, Seq};
+
+/// One durable append: a batch of events, sealed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its number; dense from 1.
+    pub seq: Seq,
+    /// The chain's MAC at this record.
+    pub mac: Digest,
+    /// A complete, standard age file.
+    pub sealed: Vec<u8>,
+}
+
+/// What the visitor says of a genuine record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordKind {
+    /// More may follow, one of them torn.
+    Batch,
+    /// The daemon stopped in good order after it: nothing unsynced can follow.
+    Closed,
+}
+
+/// The random name of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlobId(pub [u8; 16]);
+
+/// An append-only log of sealed records that one owner writes.
+///
+/// An implementation owes, and the conformance suite checks:
+///
+/// 1. **Durable.** When `append` returns `Ok`, the record survives a crash of process and machine.
+/// 2. **Whole.** After a crash a record is there byte for byte, or not at all; never in part.
+/// 3. **Ordered.** If record n is there, so is every record before it. `append` takes exactly the next seq.
+/// 4. **At most one open end.** Only the last append can be unacknowledged; opening drops it or keeps it whole.
+/// 5. **Loud.** Whatever else the visitor refuses, or does not parse, is damage: `open` says where and changes nothing.
+/// 6. **One owner.** While a journal is open no second one can be opened on the same storage.
+/// 7. **Closed is closed.** Nothing is dropped after a record that the visitor called `Closed`.
+/// 8. **Poisoned.** After an `append` failed with [`Fate::Halt`], every later one fails: the tail is unknown.
+/// 9. **Steady reads.** What a reader returned once for a seq or a blob it returns until that is removed.
+pub trait Journal: Send {
+    /// Makes the record durable. `Err` obliges the caller as its [`AppendError::fate`] says.
+    fn append(&mut self, record: &Record) -> Result<(), AppendError>;
+
+    /// The last durable record; 0 where there is none.
+    fn last(&self) -> Seq;
+
+    /// A view for other threads, good while the journal lives.
+    fn reader(&self) -> Arc<dyn Reader>;
+
+    /// The blobs beside the log.
+    fn blobs(&self) -> Arc<dyn Blobs>;
+
+    /// Gives back what was reserved ahead. The caller has appended its Closed record before.
+    fn close(self: Box<Self>) -> Result<(), AppendError>;
+}
+
+/// Reads durable records while the owner appends.
+pub trait Reader: Send + Sync {
+    /// The record of this number.
+    fn record(&self, seq: Seq) -> Result<Record, ReadError>;
+
+    /// Where the record lies, for a message about its damage: file relative to the directory, byte offset.
+    fn place(&self, seq: Seq) -> (String, u64);
+
+    /// Bytes of the log that hold records.
+    fn len_bytes(&self) -> u64;
+
+    /// Damage outside the records themselves: bytes after the last record that are not zero, files that do not belong
+    /// to the log. Empty where all is well.
+    fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError>;
+}
+
+/// Payloads too large for a batch. Their names are random: a content hash would leak equality.
+pub trait Blobs: Send + Sync {
+    /// Makes the blob durable under an unused name, with its directory and any new parents.
+    fn write(&self, id: BlobId, sealed: &[u8]) -> Result<(), AppendError>;
+
+    /// The blob's bytes.
+    fn read(&self, id: BlobId) -> Result<Vec<u8>, ReadError>;
+
+    /// Where the blob lies, relative to the directory.
+    fn place(&self, id: BlobId) -> String;
+
+    /// Removes an orphan; one that is absent is no error.
+    fn remove(&self, id: BlobId) -> io::Result<()>;
+
+    /// Every blob there is. Half-written ones are not listed, and swept.
+    fn list(&self) -> io::Result<Vec<BlobId>>;
+}
+
+/// What a failure means for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Refuse this request; the journal is as before.
+    Refuse,
+    /// Exit and replay: what is durable is unknown to this process.
+    Halt,
+}
+
+/// Why a record or blob did not become durable.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Over what the format allows.
+    #[error("record of {len} bytes is over the limit of {max}")]
+    TooLarge {
+        /// Its length.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// No room: nothing was changed.
+    #[error("no room for {}", path.display())]
+    Full {
+        /// The file that could not grow.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// After a failed write or sync the tail is unknown, so a retry could lose data.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An earlier append failed.
+    #[error("the journal stopped at an earlier failure")]
+    Poisoned,
+}
+
+impl AppendError {
+    /// Whether the caller refuses this one request or the process must stop.
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::TooLarge { .. } | Self::Full { .. } => Fate::Refuse,
+            Self::Write { .. } | Self::Poisoned => Fate::Halt,
+        }
+    }
+}
+
+/// Why something durable could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// It is not there.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// The system refused.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is there and not what was written.
+    #[error("{file} is damaged at byte {offset_bytes}: {what}")]
+    Damaged {
+        /// The file, relative to the state directory.
+        file: String,
+        /// Where.
+        offset_bytes: u64,
+        /// How.
+        what: String,
+    },
+}
+
+/// Why a journal could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The system refused.
+    #[error("cannot open {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Bytes that were durable are not what was written. Nothing was changed.
+    #[error("{file} is damaged at byte {offset_bytes} (record {seq}): {what}")]
+    Damaged {
+        /// The file, relative to the state directory.
+        file: String,
+        /// The record that should be there.
+        seq: Seq,
+        /// Where it starts.
+        offset_bytes: u64,
+        /// How.
+        what: String,
+    },
+}
+
+/// What a visitor says of a record that it does not believe.
+#[derive(Debug)]
+pub struct Unverified(pub String);
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({}, {} bytes)", self.seq, self.sealed.len())
+    }
+}
+
+impl fmt::Display for BlobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}

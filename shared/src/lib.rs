@@ -1,0 +1,30 @@
+//! What both sides of the socket speak: ids, names, requests, replies, failures, frames and limits.
+//!
+//! Nothing here opens a file, reads a clock or knows tokio. The daemon's machine sees this crate and nothing else;
+//! what the journal stores has types of its own in the daemon, so that the wire may change without the disk.
+
+mod actor;
+mod bytes;
+mod failure;
+mod ids;
+pub mod limits;
+mod name;
+mod reply;
+mod request;
+pub mod wire;
+
+pub use actor::Actor;
+pub use bytes::Bytes;
+pub use failure::{Detail, Failure, FailureKind};
+pub use ids::{
+    Digest, Epoch, Fence, Generation, LockId, LockIdError, ParseIdError, RepositoryId, Seq, SessionId, Timestamp,
+    Version,
+};
+pub use name::{NameError, Selector, StateName};
+pub use reply::{
+    AuditEntry, AuditPage, Committed, CommittedState, ContentInfo, Damage, Fetched, Grant, LockInfo, LockPage, Notice,
+    Reply, StatusInfo, Verified, VersionInfo, VersionPage,
+};
+pub use request::{
+    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, ProcessRef, Request, SerialRule, Wait,
+};

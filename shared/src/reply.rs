@@ -1,0 +1,285 @@
+//! What the daemon answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Actor, Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, StateName, Timestamp, Version,
+};
+
+/// The answer to one request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The commit is durable, or nothing had to change.
+    Committed(Committed),
+    /// The version's facts; its content follows in chunk frames.
+    Fetched(Fetched),
+    /// A version's facts.
+    Version(VersionInfo),
+    /// Versions.
+    Versions(VersionPage),
+    /// The lock is held.
+    Granted(Grant),
+    /// Done; nothing to add.
+    Done,
+    /// What was broken, a row for each name.
+    Broken(Vec<LockInfo>),
+    /// Locks.
+    Locks(LockPage),
+    /// Audit entries.
+    Audit(AuditPage),
+    /// What a verification found.
+    Verified(Verified),
+    /// The daemon's own facts.
+    Status(Box<StatusInfo>),
+}
+
+/// A durable commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The record that holds it; absent where nothing changed.
+    pub seq: Option<Seq>,
+    /// In the order of the changes.
+    pub states: Vec<CommittedState>,
+}
+
+/// What a commit left of one state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedState {
+    /// Which state.
+    pub state: StateName,
+    /// Its newest version now.
+    pub version: Version,
+    /// Whether that version is new; identical content makes none.
+    pub changed: bool,
+}
+
+/// One version of a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Which state.
+    pub state: StateName,
+    /// Which version.
+    pub version: Version,
+    /// Its content; absent where the version is a removal.
+    pub content: Option<ContentInfo>,
+    /// When it was committed.
+    pub time: Timestamp,
+    /// Who committed it.
+    pub actor: Actor,
+    /// What the author said.
+    pub message: Option<String>,
+    /// Remarks of the client.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it took a lower serial or another lineage than its predecessor's.
+    pub forced: bool,
+}
+
+/// The facts of a content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentInfo {
+    /// SHA-256 of the bytes.
+    pub sha256: Digest,
+    /// Their count.
+    pub size_bytes: u64,
+    /// Terraform's serial, where the content is a Terraform state.
+    pub serial: Option<u64>,
+    /// Terraform's lineage, where the content is a Terraform state.
+    pub lineage: Option<String>,
+}
+
+/// Announces a content of `version.content.size_bytes` bytes in chunk frames.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// The version that follows.
+    pub version: VersionInfo,
+}
+
+/// A page of versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionPage {
+    /// The rows.
+    pub versions: Vec<VersionInfo>,
+    /// Whether there are more; ask again after the last row.
+    pub more: bool,
+}
+
+/// A lock that was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// What ends or renews it.
+    pub id: LockId,
+    /// Its fencing token; a nested grant has its parent's.
+    pub fence: Fence,
+    /// The grant it nests in.
+    pub under: Option<LockId>,
+    /// When a lease ends, unless renewed.
+    pub expires: Option<Timestamp>,
+}
+
+/// One name of one grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockInfo {
+    /// The locked name.
+    pub name: StateName,
+    /// How.
+    pub kind: LockKind,
+    /// The grant's ID.
+    pub id: LockId,
+    /// The grant's fence.
+    pub fence: Fence,
+    /// Who holds it.
+    pub holder: Actor,
+    /// Since when.
+    pub since: Timestamp,
+    /// What for, in a word.
+    pub operation: String,
+    /// What for, in the holder's words.
+    pub reason: Option<String>,
+    /// The lock document of a foreign protocol.
+    pub info: Option<String>,
+    /// The grant it nests in.
+    pub under: Option<LockId>,
+    /// The process that it is tied to, where its ID is known.
+    pub process: Option<u32>,
+    /// When a lease ends, unless renewed.
+    pub expires: Option<Timestamp>,
+    /// How many requests wait for the name.
+    pub waiters: u32,
+}
+
+/// A page of locks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockPage {
+    /// The rows.
+    pub locks: Vec<LockInfo>,
+    /// Whether there are more; ask again after the last row.
+    pub more: bool,
+}
+
+/// One entry of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// The record that holds it.
+    pub seq: Seq,
+    /// Its place in the record.
+    pub index: u32,
+    /// When it happened; of a run of equal ones, the last.
+    pub time: Timestamp,
+    /// Who did it.
+    pub actor: Actor,
+    /// What was done: `commit`, `get`, `lock` …
+    pub verb: String,
+    /// To what.
+    pub name: Option<StateName>,
+    /// The version that was written or read.
+    pub version: Option<Version>,
+    /// `ok`, or the kind of the refusal.
+    pub outcome: String,
+    /// How many equal ones in a row this entry stands for.
+    pub count: u64,
+    /// More in words.
+    pub note: Option<String>,
+}
+
+/// A page of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// The rows.
+    pub entries: Vec<AuditEntry>,
+    /// Where to go on; absent at the watermark.
+    pub next: Option<(Seq, u32)>,
+}
+
+/// What a verification read, and what it found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Records that verify.
+    pub records: u64,
+    /// Payloads whose bytes were read and compared.
+    pub payloads: u64,
+    /// The last record read.
+    pub seq: Seq,
+    /// The chain's MAC at that record.
+    pub head: Digest,
+    /// Everything that does not verify.
+    pub damage: Vec<Damage>,
+}
+
+/// One thing that does not verify.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The file, relative to the state directory.
+    pub file: String,
+    /// The byte where the damaged record or payload starts, or the first that is wrong.
+    pub offset_bytes: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The daemon's own facts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusInfo {
+    /// The daemon's version.
+    pub version: String,
+    /// The daemon's process ID.
+    pub pid: u32,
+    /// The host's name.
+    pub host: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// The repository that it keeps.
+    pub repository: RepositoryId,
+    /// The state directory.
+    pub state_dir: String,
+    /// The socket.
+    pub socket: String,
+    /// This start's epoch.
+    pub epoch: Epoch,
+    /// The last durable record.
+    pub seq: Seq,
+    /// The chain's MAC at that record.
+    pub head: Digest,
+    /// The keyring in use.
+    pub keyring: Generation,
+    /// The recipients that the keyring is sealed to.
+    pub recipients: Vec<String>,
+    /// States that exist.
+    pub states: u64,
+    /// Versions kept.
+    pub versions: u64,
+    /// Bytes of the log files that hold records.
+    pub log_bytes: u64,
+    /// Grants, leases among them.
+    pub grants: u64,
+    /// Requests that wait for a lock.
+    pub waiters: u64,
+    /// Connected sessions.
+    pub sessions: u64,
+    /// What an administrator should know: locks kept from before a restart, and the like.
+    pub notes: Vec<String>,
+}
+
+/// What the daemon says without being asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Notice {
+    /// The lock request of this number waits.
+    Queued {
+        /// The request.
+        number: u64,
+        /// Who is in its way.
+        holders: Vec<LockInfo>,
+        /// How many requests wait before it.
+        ahead: u32,
+    },
+    /// A grant of this session was broken, expired, or ended with its process.
+    LockLost {
+        /// The grant.
+        id: LockId,
+        /// Why, in words.
+        why: String,
+    },
+    /// The daemon stops; the session may be resumed at its successor.
+    Closing,
+}
