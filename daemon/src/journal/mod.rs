@@ -48,6 +48,10 @@ pub struct BlobId(pub [u8; 16]);
 /// 8. **Poisoned.** After an `append` failed with [`Fate::Halt`], every later one fails: the tail is unknown.
 /// 9. **Steady reads.** What a reader returned once for a seq or a blob it returns until that is removed.
 pub trait Journal: Send {
+    /// Makes room for a record whose sealed form has this length, so that the next append of it cannot fail for want
+    /// of space. Cheap where there is room already.
+    fn reserve(&mut self, len_bytes: usize) -> Result<(), AppendError>;
+
     /// Makes the record durable. `Err` obliges the caller as its [`AppendError::fate`] says.
     fn append(&mut self, record: &Record) -> Result<(), AppendError>;
 
