@@ -1,4 +1,6 @@
 //! `stated`, the state daemon, as a library: tests boot it for real.
 
 pub mod engine;
+pub mod host;
 pub mod journal;
+pub mod session;
