@@ -6,7 +6,7 @@
 mod clock;
 mod directory_lock;
 mod entropy;
-//mod grant_table;
+mod grant_table;
 mod hardening;
 mod notify;
 mod peer;
@@ -19,7 +19,7 @@ mod user;
 pub use clock::{BootId, Clock};
 pub use directory_lock::{DirectoryLock, DirectoryLockError};
 pub use entropy::fill_random;
-//pub use grant_table::{GrantTable, GrantTableError, Loaded, Origin};
+pub use grant_table::{GrantTable, GrantTableError, Loaded, Origin};
 pub use hardening::{harden, raise_descriptor_limit};
 pub use notify::Supervisor;
 pub use peer::Peer;
