@@ -1,0 +1,21 @@
+//! Keeps the keys in this process's memory.
+
+use std::io;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+
+/// Forbids core dumps and, to other processes of the same user, ptrace and `/proc/PID/mem`.
+///
+/// To be called before a key is read. Children do not inherit the first, and the daemon has none.
+pub fn harden() -> io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
+/// Raises the soft limit of open descriptors to the hard one: connections and held processes need one each.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(())
+}
