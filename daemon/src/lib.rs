@@ -1,5 +1,7 @@
 //! `stated`, the state daemon, as a library: tests boot it for real.
 
+pub mod boot;
+pub mod config;
 pub mod engine;
 pub mod host;
 pub mod journal;

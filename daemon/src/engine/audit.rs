@@ -32,7 +32,9 @@ pub(super) fn page(
             if !keeps(filter, matches, &entry) {
                 continue;
             }
-            len += entry.name.as_ref().map_or(0, |name| name.as_str().len()) + entry.note.as_ref().map_or(0, String::len) + 512;
+            len += entry.name.as_ref().map_or(0, |name| name.as_str().len())
+                + entry.note.as_ref().map_or(0, String::len)
+                + 512;
             entries.push(entry);
             if entries.len() == PAGE_ROWS_MAX || len > PAGE_LEN_MAX {
                 return Ok(AuditPage { entries, next: Some((seq, index as u32)) });
@@ -122,7 +124,10 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
             .iter()
             .flat_map(|grant| {
                 let holder = stated_shared::Actor::from(&grant.holder);
-                grant.names.iter().map(move |name| row("break", Some(name), Some(format!("lock {} of {holder}", grant.id))))
+                grant
+                    .names
+                    .iter()
+                    .map(move |name| row("break", Some(name), Some(format!("lock {} of {holder}", grant.id))))
             })
             .collect(),
         What::Observed(observed) => vec![Row {

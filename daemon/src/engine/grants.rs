@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::owner::Command;
-use crate::host::{GrantTable, Process, Reopened};
+use crate::host::{GrantTable, GrantTableError, Process, Reopened};
 use crate::machine::{Grant, Link, Locks, Motion, Tenure, Tie};
 
 /// Keeps the grant table in step with the machine, and watches processes.
@@ -53,7 +53,7 @@ impl GrantBook {
     }
 
     /// Writes what a motion changed. Not synced: the page cache outlives this process, and a power loss the holders.
-    pub(super) fn record(&mut self, motion: &Motion, locks: &Locks, seq: Seq) -> std::io::Result<()> {
+    pub(super) fn record(&mut self, motion: &Motion, locks: &Locks, seq: Seq) -> Result<(), GrantTableError> {
         match motion {
             Motion::Granted(grant) => {
                 self.put(locks.grant(&grant.id), seq)?;
@@ -74,14 +74,14 @@ impl GrantBook {
     }
 
     /// Strikes out a grant.
-    pub(super) fn remove(&mut self, id: &LockId, seq: Seq) -> std::io::Result<()> {
+    pub(super) fn remove(&mut self, id: &LockId, seq: Seq) -> Result<(), GrantTableError> {
         if let Some((_, task)) = self.watches.remove(id) {
             task.abort();
         }
         self.table.remove(id.as_str(), seq)
     }
 
-    fn put(&mut self, grant: Option<&Grant>, seq: Seq) -> std::io::Result<()> {
+    fn put(&mut self, grant: Option<&Grant>, seq: Seq) -> Result<(), GrantTableError> {
         match grant {
             Some(grant) => {
                 let entry = serde_json::to_vec(grant).expect("a grant has a JSON form");
@@ -131,7 +131,9 @@ impl GrantBook {
     }
 
     /// Takes up the grants of before a restart: what is known of their processes, and what is not.
-    pub(super) fn restore(&mut self, entries: Vec<(String, Vec<u8>)>) -> (Vec<Grant>, Vec<Doubt>) {
+    ///
+    /// A grant that was broken just before the daemon stopped may be in the table still; the journal knows better.
+    pub(super) fn restore(&mut self, entries: Vec<(String, Vec<u8>)>, locks: &Locks) -> (Vec<Grant>, Vec<Doubt>) {
         let mut grants = Vec::new();
         let mut doubts = Vec::new();
         for (id, entry) in entries {
@@ -142,6 +144,9 @@ impl GrantBook {
                     continue;
                 }
             };
+            if locks.released(&grant.id).is_some_and(|released| released.fence == grant.fence) {
+                continue;
+            }
             let (lock_id, session) = (grant.id.clone(), grant.session());
             if let Tenure::Session { link, peer, process, .. } = &mut grant.tenure {
                 *link = match peer.map(|(pid, start)| Process::reopen(pid, start)) {

@@ -6,22 +6,23 @@ use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobMatcher};
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
+use stated_shared::wire::Welcome;
 use stated_shared::{
-    Commit, Content, Failure, FailureKind, LockId, LockInfo, LockPage, Reply, Request, Selector, Seq, SessionId,
-    StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
+    AuditFilter, Commit, Content, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Reply, Request, Selector,
+    Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::observed::Deed;
 use super::outbox::Outbox;
-use super::owner::{Command, Query, Submission, View};
+use super::owner::{Command, Query, Reading, Submission, View};
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use super::watermark::Watermark;
 use super::{audit, verify};
 use crate::host::{Clock, Process, fill_random};
 use crate::journal::{BlobId, Blobs, Fate, ReadError, Reader};
-use crate::machine::event::{self, Actor, Payload};
+use crate::machine::event::{self, Payload};
 use crate::machine::{Ask, CommitAsk, LockAsk, Machine, StagedChange, Tie, Time};
+use crate::session::{self, ConnectionId, ContentBudget, ContentPermit, FetchedContent, Opened, Service};
 use crate::vault::Vault;
 
 /// Contents longer than this are compressed off the connection's thread.
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     pub reader: Arc<dyn Reader>,
     pub blobs: Arc<dyn Blobs>,
     pub watermark: Arc<Watermark>,
+    /// Where contents take their room.
+    pub budget: ContentBudget,
     pub epoch: stated_shared::Epoch,
 }
 
@@ -64,237 +67,86 @@ pub(super) struct Shared {
 struct StagedCommit {
     ask: CommitAsk,
     payloads: BTreeMap<StateName, Vec<u8>>,
-    blobs: Vec<BlobId>,
 }
 
 impl Engine {
-    /// What a client is welcomed with.
-    pub fn welcome(&self, resumed: bool) -> stated_shared::wire::Welcome {
-        let (seq, head) = self.shared.watermark.get();
-        stated_shared::wire::Welcome {
-            version: self.shared.facts.version.clone(),
-            repository: self.shared.vault.repository(),
-            epoch: self.shared.epoch,
-            seq,
-            head,
-            resumed,
-            features: Vec::new(),
-        }
-    }
-
-    /// Opens or resumes a session: whether it held locks, and the number of this connection.
-    pub async fn open(
-        &self,
-        session: SessionId,
-        actor: stated_shared::Actor,
-        outbox: Arc<dyn Outbox>,
-    ) -> Result<(bool, u64), Failure> {
-        let (done, opened) = oneshot::channel();
-        self.send(Command::Open { session, actor: Box::new(actor.into()), outbox, done }).await?;
-        opened.await.map_err(|_| stopping())?
-    }
-
-    /// The connection is gone.
-    pub async fn close(&self, session: SessionId, connection: u64) {
-        // An engine that has stopped has closed every session.
-        let _ = self.send(Command::Close { session, connection }).await;
-    }
-
-    /// Somebody was turned away.
-    pub async fn denied(&self, actor: stated_shared::Actor) {
-        let deed = Deed {
-            actor: actor.into(),
-            verb: "connect",
-            name: None,
-            version: None,
-            outcome: FailureKind::Denied.as_str(),
-        };
-        let _ = self.send(Command::Observe(Box::new(deed))).await;
-    }
-
     /// Stops the owner after what is queued: the last record is written and the journal closed.
     pub async fn stop(&self) {
+        // One that has stopped already needs no telling.
         let _ = self.send(Command::Stop).await;
     }
 
-    /// Takes a request, and answers it by the session's outbox once the answer is durable.
-    ///
-    /// `Get` is not for here: see [`Engine::fetch`].
-    pub async fn submit(
-        &self,
-        session: SessionId,
-        connection: u64,
-        number: u64,
-        request: Request,
-        process: Option<Process>,
-        room: Option<Box<dyn Send>>,
-        outbox: Arc<dyn Outbox>,
-    ) {
-        let result = match request {
-            Request::Commit(commit) => {
-                return self.commit((session, connection, number), commit, room, outbox).await;
-            }
-            Request::Lock(lock) => {
-                let tie = process.as_ref().map(tie);
-                let ask = LockAsk {
-                    id: lock.id,
-                    names: lock.names,
-                    kind: lock.kind,
-                    wait: lock.wait,
-                    ttl_ms: lock.ttl_ms,
-                    operation: lock.operation,
-                    reason: lock.reason,
-                    info: lock.info,
-                    under: lock.under,
-                    hold: lock.hold,
-                    tie,
-                    peer: None,
-                };
-                return self.change(session, connection, number, Ask::Lock(ask), process).await;
-            }
-            Request::Bind { id, hold, .. } => match process {
-                Some(process) => {
-                    let ask = Ask::Bind { id, hold, tie: tie(&process) };
-                    return self.change(session, connection, number, ask, Some(process)).await;
-                }
-                None => Err(Failure::new(FailureKind::Usage, "a lock is tied to a process, and none came with the request")),
-            },
-            Request::Unlock { id } => return self.change(session, connection, number, Ask::Unlock { id }, None).await,
-            Request::Renew { id, ttl_ms } => {
-                return self.change(session, connection, number, Ask::Renew { id, ttl_ms }, None).await;
-            }
-            Request::Break { name, id } => {
-                return self.change(session, connection, number, Ask::Break { name, id }, None).await;
-            }
-            Request::Get { .. } => Err(Failure::new(FailureKind::Internal, "contents are fetched, not submitted")),
-            Request::Show { state, at } => self.show(session, state, at).await,
-            Request::List { glob, after } => self.list(glob, after).await,
-            Request::Log { state, before } => self.log(state, before).await,
-            Request::Locks { glob, after } => self.locks(glob, after).await,
-            Request::Audit { filter, after } => self.audit(filter, after).await,
-            Request::Verify { read_data } => self.verify(read_data).await,
-            Request::Status => self.status().await,
-        };
-        outbox.reply(number, result);
-    }
-
-    /// Reads a version's content, for the user of this session.
-    pub async fn fetch(
-        &self,
-        session: SessionId,
-        actor: stated_shared::Actor,
-        state: StateName,
-        at: Selector,
-    ) -> Result<(VersionInfo, Vec<u8>), Failure> {
-        debug_assert_eq!(session, actor.session);
-        let name = state.clone();
-        let (info, content, seq) = self
-            .query(move |machine, _| match machine.states().select(&state, at) {
-                Some((version, entry)) => Ok((entry.info(&state, version), entry.content.clone(), entry.seq)),
-                None => Err(no_version(&state, at)),
-            })
-            .await??;
-        let Some(content) = content else { return Err(removed(&info)) };
-        let shared = Arc::clone(&self.shared);
-        let version = info.version;
-        let load = move || shared.load(seq, &content);
-        // A small payload costs less than the way to another thread and back.
-        let bytes = if info.content.as_ref().is_some_and(|c| c.size_bytes <= STAGE_INLINE_LEN_MAX as u64) {
-            load()
-        } else {
-            blocking(load).await?
-        };
-        let deed = Deed { actor: actor.into(), verb: "get", name: Some(name), version: Some(version), outcome: "ok" };
-        let bytes = bytes.map_err(|damage| damage.failure(&format!("{}@{version}", info.state)))?;
-        self.send(Command::Observe(Box::new(deed))).await?;
-        Ok((info, bytes))
-    }
-
-    /// The size of a version's content, so that room for it can be made before it is fetched.
-    pub async fn size(&self, state: StateName, at: Selector) -> Result<u64, Failure> {
-        self.query(move |machine, _| match machine.states().select(&state, at) {
-            Some((_, entry)) => Ok(entry.content.as_ref().map_or(0, |content| content.size_bytes)),
-            None => Err(no_version(&state, at)),
-        })
-        .await?
-    }
-
-    async fn commit(
-        &self,
-        (session, connection, number): (SessionId, u64, u64),
-        commit: Commit,
-        room: Option<Box<dyn Send>>,
-        outbox: Arc<dyn Outbox>,
-    ) {
+    async fn commit(&self, of: Asked, commit: Commit, room: Option<ContentPermit>) -> Result<(), Failure> {
         let bytes: usize = commit.changes.iter().map(|change| content_len(&change.content)).sum();
         let shared = Arc::clone(&self.shared);
         let staged = if bytes <= STAGE_INLINE_LEN_MAX {
-            Ok(shared.stage(commit))
+            shared.stage(commit)?
         } else {
-            blocking(move || shared.stage(commit)).await
+            blocking(move || shared.stage(commit)).await??
         };
-        let result = match staged {
-            Ok(Ok(staged)) => {
-                // A refused commit leaves its blobs as orphans, swept at the next start; they are never read.
-                tracing::trace!(blobs = staged.blobs.len(), "staged");
-                let (ask, payloads) = (Ask::Commit(staged.ask), staged.payloads);
-                let submission = Submission { session, connection, number, ask, payloads, process: None, room };
-                self.send(Command::Submit(Box::new(submission))).await
-            }
-            Ok(Err(failure)) | Err(failure) => Err(failure),
-        };
-        if let Err(failure) = result {
-            outbox.reply(number, Err(failure));
-        }
+        let (ask, payloads) = (Ask::Commit(staged.ask), staged.payloads);
+        self.change(of, ask, payloads, None, room).await
     }
 
-    async fn change(&self, session: SessionId, connection: u64, number: u64, ask: Ask, process: Option<Process>) {
-        let payloads = BTreeMap::new();
-        let submission = Submission { session, connection, number, ask, payloads, process, room: None };
-        // An engine that has stopped answers nobody: the client resumes at its successor.
-        let _ = self.send(Command::Submit(Box::new(submission))).await;
+    async fn change(
+        &self,
+        of: Asked,
+        ask: Ask,
+        payloads: BTreeMap<StateName, Vec<u8>>,
+        process: Option<Process>,
+        room: Option<ContentPermit>,
+    ) -> Result<(), Failure> {
+        let Asked { session, connection, number } = of;
+        let submission = Submission { session, connection, number, ask, payloads, process, room };
+        self.send(Command::Submit(Box::new(submission))).await
     }
 
-    async fn show(&self, _session: SessionId, state: StateName, at: Selector) -> Result<Reply, Failure> {
-        self.query(move |machine, _| match machine.states().select(&state, at) {
-            Some((version, entry)) => Ok(Reply::Version(entry.info(&state, version))),
-            None => Err(no_version(&state, at)),
-        })
-        .await?
+    /// Answers with what is read from the machine on the owner's thread.
+    async fn read<F>(&self, of: Asked, read: F) -> Result<(), Failure>
+    where
+        F: FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send + 'static,
+    {
+        let Asked { session, connection, number } = of;
+        self.send(Command::Read(Box::new(Reading { session, connection, number, read: Box::new(read) }))).await
     }
 
-    async fn list(&self, glob: Option<String>, after: Option<StateName>) -> Result<Reply, Failure> {
+    async fn list(&self, of: Asked, glob: Option<String>, after: Option<StateName>) -> Result<(), Failure> {
         let matches = matcher(glob)?;
-        self.query(move |machine, _| {
+        self.read(of, move |machine, _| {
             let rows = machine.states().list(after.as_ref()).filter(|info| matches(info.state.as_str()));
             let (versions, more) = page(rows, version_len);
-            Reply::Versions(VersionPage { versions, more })
+            Ok(Reply::Versions(VersionPage { versions, more }))
         })
         .await
     }
 
-    async fn log(&self, state: StateName, before: Option<Version>) -> Result<Reply, Failure> {
-        self.query(move |machine, _| match machine.states().log(&state, before) {
+    async fn log(&self, of: Asked, state: StateName, before: Option<Version>) -> Result<(), Failure> {
+        self.read(of, move |machine, _| match machine.states().log(&state, before) {
             Some(rows) => {
                 let (versions, more) = page(rows, version_len);
                 Ok(Reply::Versions(VersionPage { versions, more }))
             }
             None => Err(no_version(&state, Selector::Newest)),
         })
-        .await?
+        .await
     }
 
-    async fn locks(&self, glob: Option<String>, after: Option<(StateName, LockId)>) -> Result<Reply, Failure> {
+    async fn locks(
+        &self,
+        of: Asked,
+        glob: Option<String>,
+        after: Option<(StateName, LockId)>,
+    ) -> Result<(), Failure> {
         let matches = matcher(glob)?;
-        self.query(move |machine, view| {
+        self.read(of, move |machine, view| {
             let rows = machine.locks().list(after.as_ref(), view.time).filter(|row| matches(row.name.as_str()));
             let (locks, more) = page(rows, lock_len);
-            Reply::Locks(LockPage { locks, more })
+            Ok(Reply::Locks(LockPage { locks, more }))
         })
         .await
     }
 
-    async fn audit(&self, filter: stated_shared::AuditFilter, after: Option<(Seq, u32)>) -> Result<Reply, Failure> {
+    async fn audit(&self, filter: AuditFilter, after: Option<(Seq, u32)>) -> Result<Reply, Failure> {
         let matches = matcher(filter.glob.clone())?;
         let shared = Arc::clone(&self.shared);
         blocking(move || audit::page(&shared, &filter, &matches, after).map(Reply::Audit)).await?
@@ -306,13 +158,13 @@ impl Engine {
         blocking(move || Reply::Verified(verify::verify(&shared, keyring, read_data))).await
     }
 
-    async fn status(&self) -> Result<Reply, Failure> {
+    async fn status(&self, of: Asked) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        self.query(move |machine, view| {
+        self.read(of, move |machine, view| {
             let (states, versions) = machine.states().count();
             let (seq, head) = shared.watermark.get();
             let facts = shared.facts.clone();
-            Reply::Status(Box::new(StatusInfo {
+            Ok(Reply::Status(Box::new(StatusInfo {
                 version: facts.version,
                 pid: std::process::id(),
                 host: facts.host,
@@ -332,9 +184,51 @@ impl Engine {
                 waiters: machine.locks().waiter_count() as u64,
                 sessions: view.sessions as u64,
                 notes: view.notes.clone(),
-            }))
+            })))
         })
         .await
+    }
+
+    async fn answer(&self, submission: session::Submission) -> Result<(), Failure> {
+        let session::Submission { session, connection, number, request, process, room } = submission;
+        let of = Asked { session, connection, number };
+        let (ask, process) = match request {
+            Request::Commit(commit) => return self.commit(of, commit, room).await,
+            Request::Lock(lock) => (Ask::Lock(lock_ask(lock, process.as_ref())), process),
+            Request::Bind { id, hold, .. } => {
+                let Some(process) = process else {
+                    let message = "a lock is tied to a process, and none came with the request";
+                    return Err(Failure::new(FailureKind::Usage, message));
+                };
+                (Ask::Bind { id, hold, tie: tie(&process) }, Some(process))
+            }
+            Request::Unlock { id } => (Ask::Unlock { id }, None),
+            Request::Renew { id, ttl_ms } => (Ask::Renew { id, ttl_ms }, None),
+            Request::Break { name, id } => (Ask::Break { name, id }, None),
+            Request::Get { .. } => {
+                return Err(Failure::new(FailureKind::Internal, "contents are fetched, not submitted"));
+            }
+            Request::Show { state, at } => {
+                let show = move |machine: &Machine, _: &View| match machine.states().select(&state, at) {
+                    Some((version, entry)) => Ok(Reply::Version(entry.info(&state, version))),
+                    None => Err(no_version(&state, at)),
+                };
+                return self.read(of, show).await;
+            }
+            Request::List { glob, after } => return self.list(of, glob, after).await,
+            Request::Log { state, before } => return self.log(of, state, before).await,
+            Request::Locks { glob, after } => return self.locks(of, glob, after).await,
+            Request::Status => return self.status(of).await,
+            Request::Audit { filter, after } => {
+                let answer = self.audit(filter, after).await;
+                return self.read(of, move |_, _| answer).await;
+            }
+            Request::Verify { read_data } => {
+                let answer = self.verify(read_data).await;
+                return self.read(of, move |_, _| answer).await;
+            }
+        };
+        self.change(of, ask, BTreeMap::new(), process, room).await
     }
 
     /// Reads the machine on the owner's thread; the answer comes once everything that it saw is durable.
@@ -358,12 +252,96 @@ impl Engine {
     }
 }
 
+impl Service for Engine {
+    fn welcome(&self, resumed: bool) -> Welcome {
+        let (seq, head) = self.shared.watermark.get();
+        Welcome {
+            version: self.shared.facts.version.clone(),
+            repository: self.shared.vault.repository(),
+            epoch: self.shared.epoch,
+            seq,
+            head,
+            resumed,
+            features: Vec::new(),
+        }
+    }
+
+    fn budget(&self) -> &ContentBudget {
+        &self.shared.budget
+    }
+
+    async fn open(
+        &self,
+        session: SessionId,
+        actor: stated_shared::Actor,
+        outbox: Arc<dyn Outbox>,
+    ) -> Result<Opened, Failure> {
+        let (done, opened) = oneshot::channel();
+        self.send(Command::Open { session, actor: Box::new(actor.into()), outbox, done }).await?;
+        opened.await.map_err(|_| stopping())?
+    }
+
+    async fn close(&self, session: SessionId, connection: ConnectionId) {
+        // An engine that has stopped has closed every session.
+        let _ = self.send(Command::Close { session, connection }).await;
+    }
+
+    async fn submit(&self, submission: session::Submission) {
+        let of =
+            Asked { session: submission.session, connection: submission.connection, number: submission.number };
+        if let Err(failure) = self.answer(submission).await {
+            // An engine that has stopped answers nobody: the client resumes at its successor.
+            let _ = self.read(of, move |_, _| Err(failure)).await;
+        }
+    }
+
+    async fn fetch(
+        &self,
+        session: SessionId,
+        _number: u64,
+        state: StateName,
+        at: Selector,
+    ) -> Result<FetchedContent, Failure> {
+        let name = state.clone();
+        let (version, content, seq) = self
+            .query(move |machine, _| match machine.states().select(&state, at) {
+                Some((version, entry)) => Ok((entry.info(&state, version), entry.content.clone(), entry.seq)),
+                None => Err(no_version(&state, at)),
+            })
+            .await??;
+        let Some(content) = content else { return Err(removed(&version)) };
+        let room = self.shared.budget.acquire(content.size_bytes).await?;
+        let shared = Arc::clone(&self.shared);
+        let is_small = content.size_bytes <= STAGE_INLINE_LEN_MAX as u64;
+        let load = move || shared.load(seq, &content);
+        // A small payload costs less than the way to another thread and back.
+        let bytes = if is_small { load() } else { blocking(load).await? };
+        let bytes = bytes.map_err(|damage| damage.failure(&format!("{name}@{}", version.version)))?;
+        self.send(Command::Fetched { session, state: name, version: version.version }).await?;
+        Ok(FetchedContent { version, content: bytes.into(), room: Some(room) })
+    }
+
+    fn denied(&self, actor: stated_shared::Actor) {
+        // A full queue loses this entry and not the daemon's calm; the log has it.
+        if self.sender.try_send(Command::Denied(Box::new(actor.into()))).is_err() {
+            tracing::warn!("a denial is not in the audit log: the engine is busy");
+        }
+    }
+}
+
+/// Whose request it is.
+#[derive(Clone, Copy)]
+struct Asked {
+    session: SessionId,
+    connection: ConnectionId,
+    number: u64,
+}
+
 impl Shared {
     /// Hashes and compresses the contents; large payloads become durable blobs.
     fn stage(&self, commit: Commit) -> Result<StagedCommit, Failure> {
         let mut changes = Vec::with_capacity(commit.changes.len());
         let mut payloads = BTreeMap::new();
-        let mut blobs = Vec::new();
         let mut inline_len = 0;
         for change in commit.changes {
             let content = match change.content {
@@ -381,7 +359,6 @@ impl Shared {
                     } else {
                         let id = self.write_blob(&staged.payload)?;
                         staged.content.payload = Payload::Blob { id: id.to_string(), len_bytes: len as u64 };
-                        blobs.push(id);
                     }
                     Some(staged.content)
                 }
@@ -395,7 +372,7 @@ impl Shared {
             labels: commit.labels,
             serials: commit.serials,
         };
-        Ok(StagedCommit { ask, payloads, blobs })
+        Ok(StagedCommit { ask, payloads })
     }
 
     fn write_blob(&self, payload: &[u8]) -> Result<BlobId, Failure> {
@@ -441,10 +418,8 @@ impl Shared {
                 let damaged = |what: String| Damage { file: file.clone(), offset_bytes: 0, what };
                 let sealed = self.blobs.read(id).map_err(|error| Damage::of(error, &file, 0))?;
                 let len = usize::try_from(*len_bytes).map_err(|_| damaged("it is too large".to_owned()))?;
-                let payload = self
-                    .vault
-                    .open(&sealed, len)
-                    .map_err(|error| damaged(format!("it does not open: {error}")))?;
+                let payload =
+                    self.vault.open(&sealed, len).map_err(|error| damaged(format!("it does not open: {error}")))?;
                 stage::unstage(content, &payload).map_err(damaged)
             }
         }
@@ -485,6 +460,12 @@ pub(super) fn blob_id(text: &str) -> Option<BlobId> {
 /// Both clocks, read together.
 pub(super) fn time(clock: &Clock) -> Time {
     Time { wall: clock.now(), boottime_ms: clock.boottime_ms() }
+}
+
+fn lock_ask(lock: Lock, process: Option<&Process>) -> LockAsk {
+    let Lock { id, names, kind, wait, ttl_ms, operation, reason, info, under, hold, process: _ } = lock;
+    let tie = process.map(tie);
+    LockAsk { id, names, kind, wait, ttl_ms, operation, reason, info, under, hold, tie, peer: None }
 }
 
 fn tie(process: &Process) -> Tie {
@@ -549,8 +530,9 @@ fn lock_len(info: &LockInfo) -> usize {
 
 fn no_version(state: &StateName, at: Selector) -> Failure {
     match at {
-        Selector::Newest => Failure::new(FailureKind::NotFound, format!("no state {state}"))
-            .hint("list the states with: statectl ls"),
+        Selector::Newest => {
+            Failure::new(FailureKind::NotFound, format!("no state {state}")).hint("list the states with: statectl ls")
+        }
         Selector::Version(version) => Failure::new(FailureKind::NotFound, format!("no version {version} of {state}"))
             .hint(format!("list its versions with: statectl log '{state}'")),
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stated_shared::{Digest, Failure, FailureKind, LockId, Notice, Reply, Seq, SessionId, StateName};
+use stated_shared::{Digest, Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName, Version};
 use tokio::sync::{mpsc, oneshot};
 
 use super::grants::{Doubt, GrantBook};
@@ -13,10 +13,11 @@ use super::observed::{Deed, Observations};
 use super::outbox::Outbox;
 use super::record::{self, Draft};
 use super::watermark::Watermark;
-use crate::host::{Clock, Process, fill_random};
+use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
-use crate::machine::event::{Actor, Closed, Event, Payload, Urgency, What};
+use crate::machine::event::{Actor, Closed, Event, Payload, What};
 use crate::machine::{Ask, Context, Link, Machine, Motion, Step, Tenure, Time, Verdict};
+use crate::session::{ConnectionId, ContentPermit, Opened};
 use crate::vault::{SealError, Vault};
 
 /// Commands taken into one batch at most.
@@ -33,7 +34,7 @@ const WAKE_MS_MAX: u64 = 5000;
 /// A change to be decided, with what the machine must not see.
 pub(super) struct Submission {
     pub session: SessionId,
-    pub connection: u64,
+    pub connection: ConnectionId,
     pub number: u64,
     pub ask: Ask,
     /// Compressed contents of a commit that ride in the record, by state.
@@ -41,8 +42,19 @@ pub(super) struct Submission {
     /// The process that a lock is to be tied to.
     pub process: Option<Process>,
     /// Keeps the content's share of the memory budget until the commit is durable.
-    pub room: Option<Box<dyn Send>>,
+    pub room: Option<ContentPermit>,
 }
+
+/// A request that reads only, answered as everything else: once what it saw is durable.
+pub(super) struct Reading {
+    pub session: SessionId,
+    pub connection: ConnectionId,
+    pub number: u64,
+    pub read: Read,
+}
+
+/// Runs on the owner's thread.
+pub(super) type Read = Box<dyn FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send>;
 
 /// What a query sees besides the machine.
 pub(super) struct View {
@@ -59,15 +71,23 @@ pub(super) enum Command {
         session: SessionId,
         actor: Box<Actor>,
         outbox: Arc<dyn Outbox>,
-        done: oneshot::Sender<Result<(bool, u64), Failure>>,
+        done: oneshot::Sender<Result<Opened, Failure>>,
     },
     Close {
         session: SessionId,
-        connection: u64,
+        connection: ConnectionId,
     },
     Submit(Box<Submission>),
+    Read(Box<Reading>),
     Query(Query),
-    Observe(Box<Deed>),
+    /// Somebody was turned away.
+    Denied(Box<Actor>),
+    /// A session read a version's content.
+    Fetched {
+        session: SessionId,
+        state: StateName,
+        version: Version,
+    },
     ProcessGone {
         id: LockId,
         watch: u64,
@@ -92,14 +112,14 @@ pub enum Halt {
     Seal(#[from] SealError),
     /// A grant that could not be written would be lost by the next crash.
     #[error("the grant table could not be written")]
-    GrantTable(#[source] std::io::Error),
+    GrantTable(#[source] GrantTableError),
     /// No randomness.
     #[error("the system gave no random bytes")]
     Entropy(#[source] std::io::Error),
 }
 
 struct Connected {
-    connection: u64,
+    connection: ConnectionId,
     actor: Actor,
     /// The peer's ID and start time, read when its first lock needs it.
     mark: Option<Option<(u32, u64)>>,
@@ -117,7 +137,9 @@ enum Told {
 struct Batch {
     draft: Draft,
     told: Vec<Told>,
-    rooms: Vec<Box<dyn Send>>,
+    rooms: Vec<ContentPermit>,
+    /// Grants that events of the batch broke: out of the table once the events are durable.
+    struck: Vec<LockId>,
 }
 
 /// What a start hands over to the owner.
@@ -176,7 +198,7 @@ impl Owner {
         let steps = events.into_iter().map(|event| Step::Record(Box::new(event))).collect();
         let prepared = self.prepare(steps, BTreeMap::new());
         self.fold(prepared)?;
-        let (grants, doubts) = self.parts.book.restore(entries);
+        let (grants, doubts) = self.parts.book.restore(entries, self.parts.machine.locks());
         for grant in grants {
             tracing::info!(lock = %grant.id, names = ?grant.names, holder = %stated_shared::Actor::from(&grant.holder), "kept a lock from before the restart");
             self.turn(Motion::Granted(Box::new(grant)))?;
@@ -184,7 +206,10 @@ impl Owner {
         let until = self.time.boottime_ms + DOUBT_MS;
         self.doubts.extend(doubts.into_iter().map(|doubt| (until, doubt)));
         if frozen {
-            tracing::warn!("the daemon stopped without leaving its table of locks: none is granted for {} s", DOUBT_MS / 1000);
+            tracing::warn!(
+                "the daemon stopped without leaving its table of locks: none is granted for {} s",
+                DOUBT_MS / 1000
+            );
             self.turn(Motion::Frozen(true))?;
             self.frozen_until = Some(until);
         }
@@ -248,8 +273,25 @@ impl Owner {
                 self.batch.told.push(Told::Run(told));
                 Ok(())
             }
-            Command::Observe(deed) => {
-                self.observations.note(*deed, self.time.wall, self.time.boottime_ms);
+            Command::Read(reading) => {
+                let Reading { session, connection, number, read } = *reading;
+                let Some(outbox) = self.outbox(session, connection) else { return Ok(()) };
+                let answer = read(&self.parts.machine, &self.view());
+                self.batch.told.push(Told::Reply(outbox, number, answer));
+                Ok(())
+            }
+            Command::Denied(actor) => {
+                let outcome = FailureKind::Denied.as_str();
+                let deed = Deed { actor: *actor, verb: "connect", name: None, version: None, outcome };
+                self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+                Ok(())
+            }
+            Command::Fetched { session, state, version } => {
+                if let Some(connected) = self.sessions.get(&session) {
+                    let (actor, name, version) = (connected.actor.clone(), Some(state), Some(version));
+                    let deed = Deed { actor, verb: "get", name, version, outcome: "ok" };
+                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+                }
                 Ok(())
             }
             Command::Open { session, actor, outbox, done } => {
@@ -272,7 +314,8 @@ impl Owner {
         if self.parts.machine.is_frozen() {
             notes.push("locks are not granted yet: the daemon stopped without telling who held them".to_owned());
         }
-        let awaited = |grant: &&crate::machine::Grant| matches!(grant.tenure, Tenure::Session { link: Link::Awaited, .. });
+        let awaited =
+            |grant: &&crate::machine::Grant| matches!(grant.tenure, Tenure::Session { link: Link::Awaited, .. });
         let awaited = self.parts.machine.locks().grants().filter(awaited).count();
         if awaited > 0 {
             notes.push(format!("{awaited} locks from before the restart wait for their holders to come back"));
@@ -285,7 +328,7 @@ impl Owner {
         session: SessionId,
         actor: Actor,
         outbox: Arc<dyn Outbox>,
-    ) -> Result<Result<(bool, u64), Failure>, Halt> {
+    ) -> Result<Result<Opened, Failure>, Halt> {
         let locks = self.parts.machine.locks();
         let held = locks.grants().find(|grant| grant.session() == session);
         let owner = held
@@ -305,12 +348,17 @@ impl Owner {
             self.turn(Motion::Linked(session, Link::Up))?;
         }
         self.connections += 1;
-        let connected = Connected { connection: self.connections, actor, mark: None, outbox };
-        self.sessions.insert(session, connected);
-        Ok(Ok((resumed, self.connections)))
+        let connection = ConnectionId(self.connections);
+        self.sessions.insert(session, Connected { connection, actor, mark: None, outbox });
+        Ok(Ok(Opened { resumed, connection }))
     }
 
-    fn close_session(&mut self, session: SessionId, connection: u64) -> Result<(), Halt> {
+    fn outbox(&self, session: SessionId, connection: ConnectionId) -> Option<Arc<dyn Outbox>> {
+        let connected = self.sessions.get(&session).filter(|connected| connected.connection == connection)?;
+        Some(Arc::clone(&connected.outbox))
+    }
+
+    fn close_session(&mut self, session: SessionId, connection: ConnectionId) -> Result<(), Halt> {
         if self.sessions.get(&session).is_none_or(|connected| connected.connection != connection) {
             return Ok(());
         }
@@ -492,7 +540,8 @@ impl Owner {
                 Err(error) if error.fate() == Fate::Refuse => break,
                 Err(error) => return Err(error.into()),
             }
-            let (why, outcome) = if over.expired { ("its time ran out", "expired") } else { ("its process is gone", "gone") };
+            let (why, outcome) =
+                if over.expired { ("its time ran out", "expired") } else { ("its process is gone", "gone") };
             self.tell_lost(over.grant.session(), &over.grant.id, why);
             if !over.expired {
                 for name in &over.grant.names {
@@ -565,7 +614,7 @@ impl Owner {
             return Ok(());
         }
         let more = prepared.payloads.len() + prepared.lines.iter().map(Vec::len).sum::<usize>();
-        let made = self.parts.journal.reserve(self.batch.draft.sealed_len_max(more));
+        let made = self.parts.journal.make_room(self.batch.draft.sealed_len_max(more));
         if made.is_err() {
             self.no_room_until = Some(self.time.boottime_ms + NO_ROOM_RETRY_MS);
         }
@@ -580,9 +629,7 @@ impl Owner {
                     self.parts.machine.apply(seq, &event)?;
                     match &event.what {
                         What::Broken(broken) => {
-                            for grant in &broken.grants {
-                                self.parts.book.remove(&grant.id, seq).map_err(Halt::GrantTable)?;
-                            }
+                            self.batch.struck.extend(broken.grants.iter().map(|grant| grant.id.clone()));
                         }
                         What::LeaseEnded(_) | What::LeaseRenewed(_) | What::LeaseGranted(_) => {}
                         _ => continue,
@@ -613,6 +660,11 @@ impl Owner {
             self.parts.journal.append(&record)?;
             self.parts.head = record.mac;
             self.parts.watermark.rise(seq, record.mac);
+        }
+        for id in batch.struck {
+            if self.parts.machine.locks().grant(&id).is_none() {
+                self.parts.book.remove(&id, self.parts.journal.last()).map_err(Halt::GrantTable)?;
+            }
         }
         for told in batch.told {
             match told {
@@ -655,7 +707,8 @@ fn no_room(error: &AppendError) -> Failure {
         AppendError::TooLarge { .. } => error.to_string(),
         _ => format!("the state directory's disk is full: {error}"),
     };
-    Failure::new(FailureKind::Storage, message).hint("nothing was changed; make room, then try again (df shows the disk)")
+    Failure::new(FailureKind::Storage, message)
+        .hint("nothing was changed; make room, then try again (df shows the disk)")
 }
 
 const _: () = assert!(BATCH_PAYLOAD_LEN_MAX * 2 < record::PLAINTEXT_LEN_MAX);

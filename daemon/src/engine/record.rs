@@ -110,14 +110,17 @@ pub fn open(vault: &Vault, prev: Digest, record: &Record) -> Result<Opened, Unve
     if vault::same(&mac, &record.mac) {
         Ok(opened)
     } else {
-        Err(Unverified("its chain MAC is not the one of the journal's key, so this daemon did not write it here".to_owned()))
+        Err(Unverified(
+            "its chain MAC is not the one of the journal's key, so this daemon did not write it here".to_owned(),
+        ))
     }
 }
 
 /// Opens a record that was believed before: to read a payload of it, or its events once more.
 pub fn open_unchained(vault: &Vault, record: &Record) -> Result<Opened, Unverified> {
-    let plaintext =
-        vault.open(&record.sealed, PLAINTEXT_LEN_MAX).map_err(|error| Unverified(format!("it does not open: {error}")))?;
+    let plaintext = vault
+        .open(&record.sealed, PLAINTEXT_LEN_MAX)
+        .map_err(|error| Unverified(format!("it does not open: {error}")))?;
     decode(record.seq, plaintext)
 }
 

@@ -77,7 +77,6 @@ fn serial_and_lineage(bytes: &[u8]) -> (Option<u64>, Option<String>) {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use stated_shared::{Digest, Epoch, Generation, Seq};
+use stated_shared::{Digest, Epoch, Generation, Seq, SessionId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
@@ -12,10 +12,11 @@ use super::handle::{self, Engine, Facts, Shared};
 use super::owner::{Halt, Owner, Parts};
 use super::record;
 use super::watermark::Watermark;
-use crate::host::{Clock, GrantTable, Loaded, TableState};
+use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
 use crate::journal::{Journal, Record, RecordKind, Unverified};
 use crate::machine::Machine;
 use crate::machine::event::{Actor, BootId, Event, Founded, Opened, What};
+use crate::session::ContentBudget;
 use crate::vault::Vault;
 
 /// Commands that wait for the owner; beyond it connections wait, and with them their peers.
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The blobs could not be listed.
     #[error("cannot list the blobs")]
     Blobs(#[source] io::Error),
+    /// The grant table could not be written.
+    #[error(transparent)]
+    GrantTable(#[from] GrantTableError),
     /// The thread did not start.
     #[error("cannot start the engine's thread")]
     Thread(#[source] io::Error),
@@ -89,6 +93,8 @@ pub struct Beginning {
     pub grants: (GrantTable, Loaded),
     /// Facts for `status`.
     pub facts: Facts,
+    /// Where contents take their room.
+    pub budget: ContentBudget,
     /// The daemon itself, as an actor.
     pub daemon: stated_shared::Actor,
 }
@@ -98,7 +104,7 @@ pub type Ended = oneshot::Receiver<Result<(), Halt>>;
 
 /// Makes the start durable, takes up the locks of before it, and runs the owner on a thread of its own.
 pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, Ended), StartError> {
-    let Beginning { replay, journal, clock, grants: (table, loaded), facts, daemon } = beginning;
+    let Beginning { replay, journal, clock, grants: (mut table, loaded), facts, budget, daemon } = beginning;
     let Replay { vault, machine, head, closed } = replay;
     let daemon = Actor::from(daemon);
     let last = journal.last();
@@ -113,16 +119,17 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
     sweep(&machine, journal.as_ref()).map_err(StartError::Blobs)?;
 
     let time = handle::time(&clock);
-    let boot = BootId(clock.boot_id().to_string());
-    let told = match loaded.state {
-        TableState::SameBoot | TableState::OtherBoot => true,
-        TableState::Missing => false,
-        TableState::Damaged { what } => {
-            tracing::error!(what, "the table of locks beside the socket is damaged");
+    let boot = BootId(SessionId(clock.boot_id().0).to_string());
+    let told = match loaded.origin {
+        Origin::SameBoot | Origin::OtherBoot => true,
+        Origin::Missing => false,
+        Origin::Damaged { what } => {
+            tracing::error!(what, "the table of locks beside the socket is damaged, and kept as it is");
             false
         }
     };
     let frozen = last > Seq(0) && !closed && !told && *machine.boot() == boot;
+    table.begin()?;
     let epoch = machine.epoch().next().max(Epoch(time.wall.0 / 1000));
     let event = |what| Event { at: time.wall, actor: daemon.clone(), what };
     let mut events = Vec::new();
@@ -144,6 +151,7 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
         reader: journal.reader(),
         blobs: journal.blobs(),
         watermark: Arc::clone(&watermark),
+        budget,
         epoch,
     });
     let runtime = tokio::runtime::Handle::current();

@@ -58,10 +58,16 @@ pub(super) fn verify(shared: &Shared, keyring: Option<(Generation, Digest)>, rea
     }
     if prev != head && found.damage.is_empty() {
         let (file, offset_bytes) = shared.reader.place(last);
-        found.damage.push(Damage { file, offset_bytes, what: "the chain does not end in the daemon's own head".to_owned() });
+        found.damage.push(Damage {
+            file,
+            offset_bytes,
+            what: "the chain does not end in the daemon's own head".to_owned(),
+        });
     }
     match shared.reader.check_layout() {
-        Ok(odd) => found.damage.extend(odd.into_iter().map(|(file, offset_bytes, what)| Damage { file, offset_bytes, what })),
+        Ok(odd) => {
+            found.damage.extend(odd.into_iter().map(|(file, offset_bytes, what)| Damage { file, offset_bytes, what }))
+        }
         Err(error) => found.damage.push(Damage { file: "log".to_owned(), offset_bytes: 0, what: error.to_string() }),
     }
     if let Some((generation, digest)) = keyring {

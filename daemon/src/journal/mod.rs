@@ -50,7 +50,7 @@ pub struct BlobId(pub [u8; 16]);
 pub trait Journal: Send {
     /// Makes room for a record whose sealed form has this length, so that the next append of it cannot fail for want
     /// of space. Cheap where there is room already.
-    fn reserve(&mut self, len_bytes: usize) -> Result<(), AppendError>;
+    fn make_room(&mut self, len_bytes: usize) -> Result<(), AppendError>;
 
     /// Makes the record durable. `Err` obliges the caller as its [`AppendError::fate`] says.
     fn append(&mut self, record: &Record) -> Result<(), AppendError>;

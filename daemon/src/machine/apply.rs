@@ -4,7 +4,7 @@ use stated_shared::{CommittedState, LockId, LockInfo, Reply, Seq};
 
 use super::answers::Answer;
 use super::event::{Event, What};
-use super::locks::{Grant, Tenure, Tie};
+use super::locks::{Grant, Released, Tenure, Tie};
 use super::{Divergence, Machine, Motion};
 
 /// A lease of the same boot never ends sooner than this after a start: its holder gets time to renew.
@@ -107,9 +107,10 @@ impl Machine {
                     })
                 });
                 self.answers.put(session, uid, broken.number, Answer::Reply(Reply::Broken(rows.collect())));
-                // A session lock of an earlier start is not in a machine that is replayed: nothing to remove then.
+                // A session lock of an earlier start is not in a machine that is replayed; that it was broken counts.
                 for grant in &broken.grants {
                     self.locks.remove(&grant.id);
+                    self.locks.remember(&grant.id, Released { uid: grant.holder.uid, fence: grant.fence });
                 }
             }
             What::Observed(observed) => {

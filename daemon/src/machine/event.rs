@@ -326,29 +326,3 @@ impl From<&Actor> for wire::Actor {
         Self { uid, gid, pid, user, comm, exe, host, session }
     }
 }
-
-/// How soon an event must be durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Urgency {
-    /// Before anyone hears of it.
-    Now,
-    /// Within a second: nothing is decided on it after a restart.
-    Soon,
-}
-
-impl What {
-    /// How soon the event must be durable.
-    pub fn urgency(&self) -> Urgency {
-        match self {
-            Self::Observed(_) => Urgency::Soon,
-            Self::Founded(_)
-            | Self::Opened(_)
-            | Self::Committed(_)
-            | Self::LeaseGranted(_)
-            | Self::LeaseRenewed(_)
-            | Self::LeaseEnded(_)
-            | Self::Broken(_)
-            | Self::Closed(_) => Urgency::Now,
-        }
-    }
-}

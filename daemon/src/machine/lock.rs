@@ -180,7 +180,9 @@ impl Machine {
     }
 
     pub(super) fn decide_unlock(&self, cx: &Context<'_>, id: &LockId) -> Result<Decision, Failure> {
-        if self.locks.grant(id).is_none() && self.locks.released(id) == Some(cx.actor.uid) {
+        if self.locks.grant(id).is_none()
+            && self.locks.released(id).is_some_and(|released| released.uid == cx.actor.uid)
+        {
             return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(Reply::Done) });
         }
         let grant = self.own(cx, id)?;
@@ -357,7 +359,9 @@ impl Machine {
     fn busy(&self, wanted: &Grant, holders: Vec<stated_shared::LockInfo>, time: Time) -> Failure {
         let waiters = wanted.names.iter().map(|name| self.locks.queue_len(name)).max().unwrap_or(0);
         let message = match holders.first() {
-            None if self.frozen => "locks are not granted yet: the daemon stopped without telling who held them".to_owned(),
+            None if self.frozen => {
+                "locks are not granted yet: the daemon stopped without telling who held them".to_owned()
+            }
             Some(row) => format!("{} is {}", row.name, row.describe(time.wall)),
             None => {
                 let name = wanted.names.first().map(StateName::as_str).unwrap_or_default();

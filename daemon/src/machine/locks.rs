@@ -100,6 +100,15 @@ pub struct Waiter {
     pub deadline_boottime_ms: Option<u64>,
 }
 
+/// What is remembered of a grant that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Released {
+    /// Who held it.
+    pub uid: u32,
+    /// Its fence: one ID may have been granted more than once.
+    pub fence: Fence,
+}
+
 /// All grants and waiters.
 #[derive(Debug, Default, PartialEq)]
 pub struct Locks {
@@ -107,7 +116,7 @@ pub struct Locks {
     holders: BTreeMap<StateName, Vec<LockId>>,
     waiters: BTreeMap<Ticket, Waiter>,
     queues: BTreeMap<StateName, BTreeSet<Ticket>>,
-    released: BTreeMap<LockId, u32>,
+    released: BTreeMap<LockId, Released>,
     released_order: VecDeque<LockId>,
     next_ticket: u64,
 }
@@ -143,8 +152,8 @@ impl Locks {
         ids.into_iter().filter_map(|id| self.grants.get(id)).filter(move |grant| grant.under.as_ref() == Some(&id))
     }
 
-    /// The user who held the grant of this ID that ended, while that is remembered.
-    pub fn released(&self, id: &LockId) -> Option<u32> {
+    /// The last grant of this ID that ended, while that is remembered.
+    pub fn released(&self, id: &LockId) -> Option<Released> {
         self.released.get(id).copied()
     }
 
@@ -294,7 +303,11 @@ impl Locks {
                 }
             }
         }
-        if self.released.insert(id.clone(), grant.holder.uid).is_none() {
+        self.remember(id, Released { uid: grant.holder.uid, fence: grant.fence });
+    }
+
+    pub(super) fn remember(&mut self, id: &LockId, released: Released) {
+        if self.released.insert(id.clone(), released).is_none() {
             self.released_order.push_back(id.clone());
         }
         if self.released_order.len() > GRANTS_MAX

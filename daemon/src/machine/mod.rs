@@ -24,7 +24,7 @@ pub use answers::Answers;
 pub use commit::{CommitAsk, StagedChange, StagedContent};
 use event::{Actor, BootId, Event};
 pub use lock::{LockAsk, Over, Passed};
-pub use locks::{Grant, Link, Locks, Tenure, Ticket, Tie, Time, Waiter};
+pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
 pub use states::{States, VersionEntry};
 
 /// Everything that the journal and the holders of locks have said so far.
