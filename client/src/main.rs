@@ -1,2 +1,3 @@
-//! x
+//! `statectl`: the command line of the state daemon.
+
 fn main() {}
