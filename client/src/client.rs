@@ -287,14 +287,15 @@ impl Client {
         let frame = encode(&ClientFrame::Request { number, request }).map_err(|error| {
             Broken::Refused(Failure::new(FailureKind::Usage, format!("request too large: {error}")))
         })?;
-        let sent = self.send_request(number, &frame, attachment);
-        if let Err(Broken::Refused(_)) = sent {
-            sent?;
-        } else if let Err(lost) = sent {
+        match self.send_request(number, &frame, attachment) {
+            Ok(()) => self.await_reply(number, None),
             // A server that refuses a content may close before it read all of it: its answer is here then.
-            return self.await_reply(number, Some(Instant::now())).map_err(|_| lost);
+            Err(Broken::Lost(error)) => match self.await_reply(number, Some(Instant::now())) {
+                Err(Broken::Lost(_)) => Err(Broken::Lost(error)),
+                answer => answer,
+            },
+            Err(refused) => Err(refused),
         }
-        self.await_reply(number, None)
     }
 
     fn send_request(&mut self, number: u64, frame: &[u8], attachment: Attachment<'_>) -> Result<(), Broken> {
