@@ -34,11 +34,18 @@
 //! [`FailureKind::Unavailable`]: stated_shared::FailureKind::Unavailable
 
 mod autostart;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod client;
 mod connection;
+#[cfg(feature = "cli")]
+mod diff;
 mod discover;
 mod launch;
 pub mod paths;
+#[cfg(feature = "cli")]
+mod printable;
 mod retry;
 mod trust;
 
