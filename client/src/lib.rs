@@ -43,7 +43,6 @@ mod connection;
 mod diff;
 mod discover;
 mod launch;
-pub mod paths;
 #[cfg(feature = "cli")]
 mod printable;
 mod retry;

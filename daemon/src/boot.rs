@@ -112,7 +112,7 @@ pub fn init(settings: &Settings) -> Result<Option<Founded>, Failure> {
 pub fn verify(settings: &Settings) -> Result<(u64, Vec<Damage>), Failure> {
     let _held = take_existing(&settings.state_dir)?;
     let opened = open(settings, OpenMode::ReadOnly)?;
-    let found = engine::verify_offline(opened.replay, &opened.journal, &opened.vault, &settings.state_dir);
+    let found = engine::verify_offline(&opened.replay, &opened.journal, &settings.state_dir);
     Ok((found.records, found.damage))
 }
 
@@ -156,11 +156,7 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
         return Ok(None);
     }
     let keys = settings.state_dir.join("keys");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&keys)
-        .map_err(|error| storage(&keys, "make", &error))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(|error| storage(&keys, "make", &error))?;
     let new_identity = !settings.identity_is_configured && !settings.identity.exists();
     if new_identity {
         vault::create_identity(&settings.identity, clock.now())
@@ -179,8 +175,9 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
         Ok((keyring, _)) => (keyring.repository(), keyring.recipients().to_vec()),
         Err(KeyringError::Missing(_)) => {
             let repository = RepositoryId(random()?);
-            let keyring = Keyring::new(Generation(1), repository, ChainKey::new(&mut random()?), recipients, clock.now())
-                .map_err(|error| keyring_failure(&error, settings))?;
+            let keyring =
+                Keyring::new(Generation(1), repository, ChainKey::new(&mut random()?), recipients, clock.now())
+                    .map_err(|error| keyring_failure(&error, settings))?;
             let sealed = keyring.seal().map_err(|error| keyring_failure(&error, settings))?;
             sealed.write(&keys, Generation(1)).map_err(|error| keyring_failure(&error, settings))?;
             (repository, keyring.recipients().to_vec())
@@ -229,7 +226,9 @@ fn take_existing(dir: &Path) -> Result<DirectoryLock, Failure> {
     })?;
     if metadata.uid() != host::own_uid() {
         let message = format!("{} belongs to uid {}, not to the one that runs this", dir.display(), metadata.uid());
-        return Err(Failure::new(FailureKind::Config, message).hint("run it as that user, or name another with --state-dir"));
+        return Err(
+            Failure::new(FailureKind::Config, message).hint("run it as that user, or name another with --state-dir")
+        );
     }
     if metadata.mode() & 0o022 != 0 {
         let message = format!("{} may be written by others (mode {:03o})", dir.display(), metadata.mode() & 0o777);
@@ -284,7 +283,8 @@ fn keyring_failure(error: &KeyringError, settings: &Settings) -> Failure {
     match error {
         KeyringError::NotOurs(_) => {
             let message = format!("{} opens nothing: {error}", settings.identity.display());
-            Failure::new(FailureKind::Config, message).hint("name the key that it was sealed to: identity = \"…\" in config.toml")
+            Failure::new(FailureKind::Config, message)
+                .hint("name the key that it was sealed to: identity = \"…\" in config.toml")
         }
         KeyringError::Recipients(_) => Failure::new(FailureKind::Config, error.to_string()),
         _ => Failure::new(FailureKind::Storage, chain(error)),
@@ -301,7 +301,8 @@ fn start_failure(error: StartError) -> Failure {
 }
 
 fn halt_failure(halt: &Halt) -> Failure {
-    Failure::new(FailureKind::Storage, chain(halt)).hint("what was acknowledged is safe; start the daemon again to replay it")
+    Failure::new(FailureKind::Storage, chain(halt))
+        .hint("what was acknowledged is safe; start the daemon again to replay it")
 }
 
 fn storage(path: &Path, what: &str, error: &io::Error) -> Failure {

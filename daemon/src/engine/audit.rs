@@ -3,8 +3,8 @@
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
 use stated_shared::{AuditEntry, AuditFilter, AuditPage, Failure, FailureKind, Seq, StateName, Version};
 
-use super::handle::Shared;
 use super::record;
+use super::store::Store;
 use crate::machine::event::{Event, What};
 
 /// Records looked through for one page, so that a filter that finds nothing does not keep a client waiting in silence.
@@ -12,19 +12,19 @@ const PAGE_RECORDS_MAX: u64 = 8192;
 
 /// One page of what matches, oldest first.
 pub(super) fn page(
-    shared: &Shared,
+    store: &Store,
+    last: Seq,
     filter: &AuditFilter,
     matches: &dyn Fn(&str) -> bool,
     after: Option<(Seq, u32)>,
 ) -> Result<AuditPage, Failure> {
-    let (last, _) = shared.watermark.get();
     let (first, skip) = after.map_or((Seq(1), 0), |(seq, index)| (seq, index as usize + 1));
     let mut entries: Vec<AuditEntry> = Vec::new();
     let mut len = 0;
     for n in first.0..=last.0 {
         let seq = Seq(n);
-        let record = shared.reader.record(seq).map_err(|error| damaged(seq, &error))?;
-        let opened = record::open_unchained(&shared.vault, &record)
+        let record = store.reader.record(seq).map_err(|error| damaged(seq, &error))?;
+        let opened = record::open_unchained(&store.vault, &record)
             .map_err(|unverified| Failure::new(FailureKind::Storage, format!("record {seq}: {}", unverified.0)))?;
         let rows = opened.events.iter().flat_map(rows).enumerate();
         for (index, row) in rows.skip(if seq == first { skip } else { 0 }) {

@@ -13,17 +13,17 @@ use stated_shared::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::budget::{ContentBudget, ContentPermit};
 use super::outbox::Outbox;
 use super::owner::{Command, Query, Reading, Submission, View};
+use super::service::{ConnectionId, FetchedContent, Opened, Service, Submission as Asking};
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
+use super::store::Store;
 use super::watermark::Watermark;
 use super::{audit, verify};
-use crate::host::{Clock, Process, fill_random};
-use crate::journal::{BlobId, Blobs, Fate, ReadError, Reader};
-use crate::machine::event::{self, Payload};
+use crate::host::{Clock, Process};
+use crate::machine::event::Payload;
 use crate::machine::{Ask, CommitAsk, LockAsk, Machine, StagedChange, Tie, Time};
-use crate::session::{self, ConnectionId, ContentBudget, ContentPermit, FetchedContent, Opened, Service};
-use crate::vault::Vault;
 
 /// Contents longer than this are compressed off the connection's thread.
 const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
@@ -54,9 +54,7 @@ pub struct Engine {
 
 pub(super) struct Shared {
     pub facts: Facts,
-    pub vault: Arc<Vault>,
-    pub reader: Arc<dyn Reader>,
-    pub blobs: Arc<dyn Blobs>,
+    pub store: Store,
     pub watermark: Arc<Watermark>,
     /// Where contents take their room.
     pub budget: ContentBudget,
@@ -131,12 +129,7 @@ impl Engine {
         .await
     }
 
-    async fn locks(
-        &self,
-        of: Asked,
-        glob: Option<String>,
-        after: Option<(StateName, LockId)>,
-    ) -> Result<(), Failure> {
+    async fn locks(&self, of: Asked, glob: Option<String>, after: Option<(StateName, LockId)>) -> Result<(), Failure> {
         let matches = matcher(glob)?;
         self.read(of, move |machine, view| {
             let rows = machine.locks().list(after.as_ref(), view.time).filter(|row| matches(row.name.as_str()));
@@ -149,13 +142,18 @@ impl Engine {
     async fn audit(&self, filter: AuditFilter, after: Option<(Seq, u32)>) -> Result<Reply, Failure> {
         let matches = matcher(filter.glob.clone())?;
         let shared = Arc::clone(&self.shared);
-        blocking(move || audit::page(&shared, &filter, &matches, after).map(Reply::Audit)).await?
+        blocking(move || {
+            audit::page(&shared.store, shared.watermark.get().0, &filter, &matches, after).map(Reply::Audit)
+        })
+        .await?
     }
 
     async fn verify(&self, read_data: bool) -> Result<Reply, Failure> {
         let keyring = self.query(|machine, _| machine.keyring()).await?;
         let shared = Arc::clone(&self.shared);
-        blocking(move || Reply::Verified(verify::verify(&shared, keyring, read_data))).await
+        let at = shared.watermark.get();
+        let dir = shared.facts.state_dir.clone();
+        blocking(move || Reply::Verified(verify::verify(&shared.store, at, &dir, keyring, read_data))).await
     }
 
     async fn status(&self, of: Asked) -> Result<(), Failure> {
@@ -169,17 +167,17 @@ impl Engine {
                 pid: std::process::id(),
                 host: facts.host,
                 started: facts.started,
-                repository: shared.vault.repository(),
+                repository: shared.store.vault.repository(),
                 state_dir: facts.state_dir.display().to_string(),
                 socket: facts.socket.display().to_string(),
                 epoch: shared.epoch,
                 seq,
                 head,
-                keyring: shared.vault.generation(),
-                recipients: shared.vault.recipients().iter().map(ToString::to_string).collect(),
+                keyring: shared.store.vault.generation(),
+                recipients: shared.store.vault.recipients().iter().map(ToString::to_string).collect(),
                 states,
                 versions,
-                log_bytes: shared.reader.len_bytes(),
+                log_bytes: shared.store.reader.len_bytes(),
                 grants: machine.locks().grant_count() as u64,
                 waiters: machine.locks().waiter_count() as u64,
                 sessions: view.sessions as u64,
@@ -189,8 +187,8 @@ impl Engine {
         .await
     }
 
-    async fn answer(&self, submission: session::Submission) -> Result<(), Failure> {
-        let session::Submission { session, connection, number, request, process, room } = submission;
+    async fn answer(&self, submission: Asking) -> Result<(), Failure> {
+        let Asking { session, connection, number, request, process, room } = submission;
         let of = Asked { session, connection, number };
         let (ask, process) = match request {
             Request::Commit(commit) => return self.commit(of, commit, room).await,
@@ -257,7 +255,7 @@ impl Service for Engine {
         let (seq, head) = self.shared.watermark.get();
         Welcome {
             version: self.shared.facts.version.clone(),
-            repository: self.shared.vault.repository(),
+            repository: self.shared.store.vault.repository(),
             epoch: self.shared.epoch,
             seq,
             head,
@@ -286,9 +284,8 @@ impl Service for Engine {
         let _ = self.send(Command::Close { session, connection }).await;
     }
 
-    async fn submit(&self, submission: session::Submission) {
-        let of =
-            Asked { session: submission.session, connection: submission.connection, number: submission.number };
+    async fn submit(&self, submission: Asking) {
+        let of = Asked { session: submission.session, connection: submission.connection, number: submission.number };
         if let Err(failure) = self.answer(submission).await {
             // An engine that has stopped answers nobody: the client resumes at its successor.
             let _ = self.read(of, move |_, _| Err(failure)).await;
@@ -310,10 +307,10 @@ impl Service for Engine {
             })
             .await??;
         let Some(content) = content else { return Err(removed(&version)) };
-        let room = self.shared.budget.acquire(content.size_bytes).await?;
+        let room = self.shared.budget.room(content.size_bytes).await?;
         let shared = Arc::clone(&self.shared);
         let is_small = content.size_bytes <= STAGE_INLINE_LEN_MAX as u64;
-        let load = move || shared.load(seq, &content);
+        let load = move || shared.store.load(seq, &content);
         // A small payload costs less than the way to another thread and back.
         let bytes = if is_small { load() } else { blocking(load).await? };
         let bytes = bytes.map_err(|damage| damage.failure(&format!("{name}@{}", version.version)))?;
@@ -357,7 +354,7 @@ impl Shared {
                         inline_len += len;
                         payloads.insert(change.state.clone(), staged.payload);
                     } else {
-                        let id = self.write_blob(&staged.payload)?;
+                        let id = self.store.write_blob(&staged.payload)?;
                         staged.content.payload = Payload::Blob { id: id.to_string(), len_bytes: len as u64 };
                     }
                     Some(staged.content)
@@ -374,87 +371,6 @@ impl Shared {
         };
         Ok(StagedCommit { ask, payloads })
     }
-
-    fn write_blob(&self, payload: &[u8]) -> Result<BlobId, Failure> {
-        let mut id = [0; 16];
-        fill_random(&mut id)
-            .map_err(|error| Failure::new(FailureKind::Internal, format!("no random bytes: {error}")))?;
-        let id = BlobId(id);
-        let sealed = self
-            .vault
-            .seal(payload)
-            .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot seal: {error}")))?;
-        self.blobs.write(id, &sealed).map_err(|error| {
-            // A blob stands alone: whatever failed, nothing refers to it, and the journal goes on.
-            let full = matches!(error.fate(), Fate::Refuse);
-            let message = if full { "the state directory's disk is full" } else { "a blob could not be written" };
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            Failure::new(FailureKind::Storage, format!("{message}: {error}{source}")).hint("nothing was changed")
-        })?;
-        Ok(id)
-    }
-
-    /// A version's content.
-    pub(super) fn load(&self, seq: Seq, content: &event::Content) -> Result<Vec<u8>, Damage> {
-        match &content.payload {
-            Payload::Inline { offset_bytes, len_bytes } => {
-                let (file, at) = self.reader.place(seq);
-                let damaged = |what: String| Damage { file: file.clone(), offset_bytes: at, what };
-                let record = self.reader.record(seq).map_err(|error| Damage::of(error, &file, at))?;
-                let opened =
-                    super::record::open_unchained(&self.vault, &record).map_err(|unverified| damaged(unverified.0))?;
-                let payload = opened
-                    .payload(*offset_bytes, *len_bytes)
-                    .ok_or_else(|| damaged("its payload area is too short".to_owned()))?;
-                stage::unstage(content, payload).map_err(damaged)
-            }
-            Payload::Blob { id, len_bytes } => {
-                let id = blob_id(id).ok_or_else(|| Damage {
-                    file: "blob".to_owned(),
-                    offset_bytes: 0,
-                    what: format!("{id} is no blob's name"),
-                })?;
-                let file = self.blobs.place(id);
-                let damaged = |what: String| Damage { file: file.clone(), offset_bytes: 0, what };
-                let sealed = self.blobs.read(id).map_err(|error| Damage::of(error, &file, 0))?;
-                let len = usize::try_from(*len_bytes).map_err(|_| damaged("it is too large".to_owned()))?;
-                let payload =
-                    self.vault.open(&sealed, len).map_err(|error| damaged(format!("it does not open: {error}")))?;
-                stage::unstage(content, &payload).map_err(damaged)
-            }
-        }
-    }
-}
-
-/// Something durable that is not what was written.
-#[derive(Debug)]
-pub(super) struct Damage {
-    pub file: String,
-    pub offset_bytes: u64,
-    pub what: String,
-}
-
-impl Damage {
-    fn of(error: ReadError, file: &str, offset_bytes: u64) -> Self {
-        match error {
-            ReadError::Damaged { file, offset_bytes, what } => Self { file, offset_bytes, what },
-            ReadError::Missing(_) => Self { file: file.to_owned(), offset_bytes, what: "it is missing".to_owned() },
-            ReadError::Read { source, .. } => {
-                Self { file: file.to_owned(), offset_bytes, what: format!("it cannot be read: {source}") }
-            }
-        }
-    }
-
-    fn failure(&self, version: &str) -> Failure {
-        let Self { file, offset_bytes, what } = self;
-        Failure::new(FailureKind::Storage, format!("{version} cannot be read: {file} at byte {offset_bytes}: {what}"))
-            .hint("other versions are not touched by it; see all damage with: statectl verify")
-    }
-}
-
-/// A blob's name as the journal holds it.
-pub(super) fn blob_id(text: &str) -> Option<BlobId> {
-    text.parse::<SessionId>().ok().map(|id| BlobId(id.0))
 }
 
 /// Both clocks, read together.

@@ -5,18 +5,24 @@
 //! since they may have seen what is not durable yet.
 
 mod audit;
+mod budget;
 mod grants;
 mod handle;
 mod observed;
 mod outbox;
 mod owner;
 mod record;
+mod service;
 mod stage;
 mod start;
+mod store;
 mod verify;
 mod watermark;
 
+pub use budget::{ContentBudget, ContentPermit};
 pub use handle::{Engine, Facts};
 pub use outbox::Outbox;
 pub use owner::Halt;
+pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
 pub use start::{Beginning, Ended, Replay, StartError, start};
+pub use verify::verify_offline;

@@ -7,17 +7,18 @@ use std::time::Duration;
 use stated_shared::{Digest, Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName, Version};
 use tokio::sync::{mpsc, oneshot};
 
+use super::budget::ContentPermit;
 use super::grants::{Doubt, GrantBook};
 use super::handle;
 use super::observed::{Deed, Observations};
 use super::outbox::Outbox;
 use super::record::{self, Draft};
+use super::service::{ConnectionId, Opened};
 use super::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
 use crate::machine::event::{Actor, Closed, Event, Payload, What};
 use crate::machine::{Ask, Context, Link, Machine, Motion, Step, Tenure, Time, Verdict};
-use crate::session::{ConnectionId, ContentPermit, Opened};
 use crate::vault::{SealError, Vault};
 
 /// Commands taken into one batch at most.

@@ -7,16 +7,17 @@ use stated_shared::{Digest, Epoch, Generation, Seq, SessionId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use super::budget::ContentBudget;
 use super::grants::GrantBook;
 use super::handle::{self, Engine, Facts, Shared};
 use super::owner::{Halt, Owner, Parts};
 use super::record;
+use super::store::Store;
 use super::watermark::Watermark;
 use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
 use crate::journal::{Journal, Record, RecordKind, Unverified};
 use crate::machine::Machine;
 use crate::machine::event::{Actor, BootId, Event, Founded, Opened, What};
-use crate::session::ContentBudget;
 use crate::vault::Vault;
 
 /// Commands that wait for the owner; beyond it connections wait, and with them their peers.
@@ -45,6 +46,14 @@ impl Replay {
         self.head = record.mac;
         self.closed = opened.kind == RecordKind::Closed;
         Ok(opened.kind)
+    }
+
+    pub(super) fn vault(&self) -> Arc<Vault> {
+        Arc::clone(&self.vault)
+    }
+
+    pub(super) fn head(&self) -> Digest {
+        self.head
     }
 
     /// What the journal says of itself: the keyring that counts.
@@ -147,9 +156,7 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
     let watermark = Arc::new(Watermark::new(last, head));
     let shared = Arc::new(Shared {
         facts,
-        vault: Arc::clone(&vault),
-        reader: journal.reader(),
-        blobs: journal.blobs(),
+        store: Store { vault: Arc::clone(&vault), reader: journal.reader(), blobs: journal.blobs() },
         watermark: Arc::clone(&watermark),
         budget,
         epoch,

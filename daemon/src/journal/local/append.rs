@@ -51,6 +51,21 @@ impl Writer {
         }
     }
 
+    /// Sees to it that the next record, if it is no longer than this, finds its room.
+    pub fn prepare(&mut self, len: usize) -> Result<(), AppendError> {
+        if self.poisoned {
+            return Err(AppendError::Poisoned);
+        }
+        if len > RECORD_LEN_MAX {
+            return Err(AppendError::TooLarge { len, max: RECORD_LEN_MAX });
+        }
+        let begun = if self.segment.end >= self.segment_len { self.begin_segment(self.last.next()) } else { Ok(()) };
+        let to = self.segment.end + (HEADER_LEN_MAX + len) as u64 + RESERVE_LEN;
+        let prepared = begun.and_then(|()| self.segment.fill(to));
+        self.poisoned = prepared.as_ref().is_err_and(|error| error.fate() == Fate::Halt);
+        prepared
+    }
+
     /// Appends; with `reserve` into the room that other records leave free.
     pub fn append(&mut self, record: &Record, reserve: bool) -> Result<(), AppendError> {
         if self.poisoned {

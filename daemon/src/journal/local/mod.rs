@@ -65,6 +65,10 @@ impl LocalJournal {
 }
 
 impl Journal for LocalJournal {
+    fn make_room(&mut self, len_bytes: usize) -> Result<(), AppendError> {
+        self.writer.as_mut().ok_or(AppendError::ReadOnly)?.prepare(len_bytes)
+    }
+
     fn append(&mut self, record: &Record) -> Result<(), AppendError> {
         self.writer.as_mut().ok_or(AppendError::ReadOnly)?.append(record, false)
     }
