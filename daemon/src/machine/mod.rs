@@ -13,6 +13,8 @@ pub mod event;
 mod lock;
 mod locks;
 mod states;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
