@@ -302,7 +302,7 @@ fn an_earlier_file_has_no_torn_tail() {
     bytes[len - 600..].fill(0);
     bytes.resize(FILL_LEN as usize, 0);
     fs::write(file, &bytes).unwrap();
-    damage(&dir);
+    assert!(file.ends_with(damage(&dir).0));
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn a_clean_stop_gives_the_fill_back() {
 fn a_record_larger_than_the_fill_fits() {
     let dir = Directory::create();
     let mut journal = dir.repair().unwrap();
-    for (seq, len) in [(1, 10), (2, FILL_LEN as usize), (3, 3 * FILL_LEN as usize + 1), (4, 10)] {
+    for (seq, len) in [(1, FILL_LEN as usize - 1000), (2, FILL_LEN as usize), (3, 3 * FILL_LEN as usize + 1), (4, 10)] {
         journal.append(&record(seq, len, RecordKind::Batch)).unwrap();
         let file_len = fs::metadata(dir.log(1)).unwrap().len();
         assert!(file_len >= journal.reader().len_bytes() + RESERVE_LEN);
@@ -348,6 +348,21 @@ fn the_reserve_takes_what_a_full_disk_refuses() {
     journal.append_from_reserve(&record(2, room, RecordKind::Batch)).unwrap();
     drop(journal);
     assert_eq!(dir.repair().unwrap().last(), Seq(2));
+}
+
+/// Otherwise its loss could not be told from damage to a log that a clean stop trimmed.
+#[test]
+fn the_fill_reaches_past_every_record() {
+    let dir = Directory::create();
+    let mut journal = dir.repair().unwrap();
+    let header_len = 90;
+    let first = record(1, 2 * FILL_LEN as usize - header_len, RecordKind::Batch);
+    journal.append_from_reserve(&first).unwrap();
+    assert_eq!(journal.reader().len_bytes(), 2 * FILL_LEN, "the test knows the header's length");
+    assert_eq!(fs::metadata(dir.log(1)).unwrap().len(), 3 * FILL_LEN);
+    drop(journal);
+    dir.lose_last();
+    assert_eq!(dir.repair().unwrap().last(), Seq(0));
 }
 
 /// Once in 2^17 records a sector's part is a zero byte by chance; then it must not lie there.
