@@ -91,8 +91,8 @@ changes='
     .at as $at | .what.committed // empty | .changes[] |
     ([.version, .content.sha256 // "-", .content.size_bytes // "-"]
         + if .content == null then ["removed", "-", "-"]
-          elif .content.payload.inline then ["inline", .content.payload.inline.offset_bytes, .content.payload.inline.len_bytes]
-          else ["blob", .content.payload.blob.id, .content.payload.blob.len_bytes] end
+          elif .content.payload.inline then .content.payload.inline | ["inline", .offset_bytes, .len_bytes]
+          else .content.payload.blob | ["blob", .id, .len_bytes] end
         | map(tostring) | join(" ")),
     (.state | tojson),
     ({state, version, at: $at} + if .content == null then {removed: true}

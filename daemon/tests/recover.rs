@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use stated::journal::local::LocalJournal;
-use stated::journal::{BlobId, Journal, OpenMode, Record, RecordKind};
+use stated::journal::{BlobId, Journal, LocalJournal, OpenMode, Record, RecordKind};
 use stated::vault::{ChainKey, Keyring, Vault, create_identity, load_identities, sha256};
 use stated_shared::{Digest, Generation, RepositoryId, Seq, Timestamp};
 
