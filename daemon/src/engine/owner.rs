@@ -414,6 +414,9 @@ impl Owner {
             Ask::Break { .. } => format!("broken by {}", stated_shared::Actor::from(&actor)),
             _ => String::new(),
         };
+        // The names of a grant that is ended are gone afterwards.
+        let names = self.names_of(&submission.ask);
+        let recorded = decision.steps.iter().any(|step| matches!(step, Step::Record(_)));
         let prepared = self.prepare(decision.steps, submission.payloads);
         let verdict = match self.make_room(&prepared) {
             Ok(()) => decision.verdict,
@@ -425,7 +428,7 @@ impl Owner {
             self.fold(prepared)?;
             self.batch.rooms.extend(submission.room);
         }
-        self.observe(&actor, &submission.ask, &verdict);
+        self.observe(&actor, &submission.ask, names, &verdict, recorded);
         match verdict {
             Verdict::Reply(reply) => self.batch.told.push(Told::Reply(outbox, number, Ok(reply))),
             Verdict::Refuse(failure) => self.batch.told.push(Told::Reply(outbox, number, Err(failure))),
@@ -440,25 +443,33 @@ impl Owner {
         Ok(())
     }
 
+    /// The names of the grant that an ask is about; one unknown name where there is no such grant.
+    fn names_of(&self, ask: &Ask) -> Vec<Option<StateName>> {
+        let (Ask::Unlock { id } | Ask::Renew { id, .. }) = ask else { return Vec::new() };
+        match self.parts.machine.locks().grant(id) {
+            Some(grant) => grant.names.iter().cloned().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+
     /// Notes for the audit log what leaves no event of its own.
-    fn observe(&mut self, actor: &Actor, ask: &Ask, verdict: &Verdict) {
+    fn observe(&mut self, actor: &Actor, ask: &Ask, names: Vec<Option<StateName>>, verdict: &Verdict, recorded: bool) {
         let refused = match verdict {
             Verdict::Refuse(failure) => Some(failure.kind.as_str()),
             Verdict::Wait(_) => return,
             Verdict::Reply(_) | Verdict::Recall => None,
         };
         let one = |name: &StateName| vec![Some(name.clone())];
-        let (verb, names) = match ask {
+        let (verb, names): (_, Vec<_>) = match ask {
             Ask::Commit(commit) => ("commit", commit.changes.iter().map(|change| Some(change.state.clone())).collect()),
             Ask::Lock(lock) => ("lock", lock.names.iter().cloned().map(Some).collect()),
-            Ask::Unlock { .. } => ("unlock", vec![None]),
-            Ask::Renew { .. } => ("renew", vec![None]),
+            Ask::Unlock { .. } => ("unlock", names),
+            Ask::Renew { .. } => ("renew", names),
             Ask::Break { name, .. } => ("break", one(name)),
             Ask::Bind { .. } => return,
         };
         // What was done is an event already, but for session locks and their ends.
-        let session_lock = matches!(ask, Ask::Lock(lock) if lock.ttl_ms.is_none()) || matches!(ask, Ask::Unlock { .. });
-        if refused.is_none() && !session_lock {
+        if refused.is_none() && recorded {
             return;
         }
         for name in names {
