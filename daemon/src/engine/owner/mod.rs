@@ -1,24 +1,30 @@
 //! The task itself: drains the queue, decides, makes durable, answers.
 
+mod batch;
+mod sessions;
+mod settle;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use stated_shared::{Digest, Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName, Version};
+use stated_shared::{Digest, Failure, FailureKind, LockId, Reply, SessionId, StateName, Version};
 use tokio::sync::{mpsc, oneshot};
 
-use super::budget::ContentPermit;
-use super::grants::{Doubt, GrantBook};
-use super::handle;
-use super::observed::{Deed, Observations};
-use super::outbox::Outbox;
-use super::record::{self, Draft};
-use super::service::{ConnectionId, Opened};
-use super::watermark::Watermark;
+use self::batch::{Batch, Told};
+use self::sessions::Connected;
+use crate::engine::budget::ContentPermit;
+use crate::engine::grants::{Doubt, GrantBook};
+use crate::engine::handle;
+use crate::engine::observed::{Deed, Observations};
+use crate::engine::outbox::Outbox;
+use crate::engine::record::{self};
+use crate::engine::service::{ConnectionId, Opened};
+use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
-use crate::machine::event::{Actor, Closed, Event, Payload, What};
-use crate::machine::{Ask, Context, Link, Machine, Motion, Step, Tenure, Time, Verdict};
+use crate::machine::event::{Actor, Closed, Event, What};
+use crate::machine::{Ask, Context, Machine, Motion, Step, Time, Verdict};
 use crate::vault::{SealError, Vault};
 
 /// Commands taken into one batch at most.
@@ -27,10 +33,6 @@ const BATCH_COMMANDS_MAX: usize = 512;
 const BATCH_PAYLOAD_LEN_MAX: usize = 2 << 20;
 /// How long a grant is kept of which nothing can be told after a restart.
 const DOUBT_MS: u64 = 30_000;
-/// How long to wait before something that found no room on the disk is tried again.
-const NO_ROOM_RETRY_MS: u64 = 1000;
-/// The owner looks at the clocks at least this often: `CLOCK_BOOTTIME` runs on while the host sleeps, timers don't.
-const WAKE_MS_MAX: u64 = 5000;
 
 /// A change to be decided, with what the machine must not see.
 pub(super) struct Submission {
@@ -117,30 +119,6 @@ pub enum Halt {
     /// No randomness.
     #[error("the system gave no random bytes")]
     Entropy(#[source] std::io::Error),
-}
-
-struct Connected {
-    connection: ConnectionId,
-    actor: Actor,
-    /// The peer's ID and start time, read when its first lock needs it.
-    mark: Option<Option<(u32, u64)>>,
-    outbox: Arc<dyn Outbox>,
-}
-
-/// What is told once the batch is durable.
-enum Told {
-    Reply(Arc<dyn Outbox>, u64, Result<Reply, Failure>),
-    Notice(Arc<dyn Outbox>, Notice),
-    Run(Box<dyn FnOnce() + Send>),
-}
-
-#[derive(Default)]
-struct Batch {
-    draft: Draft,
-    told: Vec<Told>,
-    rooms: Vec<ContentPermit>,
-    /// Grants that events of the batch broke: out of the table once the events are durable.
-    struck: Vec<LockId>,
 }
 
 /// What a start hands over to the owner.
@@ -310,78 +288,6 @@ impl Owner {
         }
     }
 
-    fn view(&self) -> View {
-        let mut notes = Vec::new();
-        if self.parts.machine.is_frozen() {
-            notes.push("locks are not granted yet: the daemon stopped without telling who held them".to_owned());
-        }
-        let awaited =
-            |grant: &&crate::machine::Grant| matches!(grant.tenure, Tenure::Session { link: Link::Awaited, .. });
-        let awaited = self.parts.machine.locks().grants().filter(awaited).count();
-        if awaited > 0 {
-            notes.push(format!("{awaited} locks from before the restart wait for their holders to come back"));
-        }
-        View { time: self.time, sessions: self.sessions.len(), notes }
-    }
-
-    fn open(
-        &mut self,
-        session: SessionId,
-        actor: Actor,
-        outbox: Arc<dyn Outbox>,
-    ) -> Result<Result<Opened, Failure>, Halt> {
-        let locks = self.parts.machine.locks();
-        let held = locks.grants().find(|grant| grant.session() == session);
-        let owner = held
-            .map(|grant| grant.holder.uid)
-            .or_else(|| self.sessions.get(&session).map(|connected| connected.actor.uid))
-            .or_else(|| self.parts.machine.answers().owner(session));
-        if owner.is_some_and(|uid| uid != actor.uid) {
-            return Ok(Err(Failure::new(FailureKind::Denied, "the session belongs to another user")));
-        }
-        let resumed = held.is_some();
-        // Whoever takes a session over asks again for what it waited for.
-        let left: Vec<_> = locks.waiters().filter(|w| w.grant.session() == session).map(|w| w.ticket).collect();
-        for ticket in left {
-            self.turn(Motion::Left(ticket))?;
-        }
-        if resumed {
-            self.turn(Motion::Linked(session, Link::Up))?;
-        }
-        self.connections += 1;
-        let connection = ConnectionId(self.connections);
-        self.sessions.insert(session, Connected { connection, actor, mark: None, outbox });
-        Ok(Ok(Opened { resumed, connection }))
-    }
-
-    fn outbox(&self, session: SessionId, connection: ConnectionId) -> Option<Arc<dyn Outbox>> {
-        let connected = self.sessions.get(&session).filter(|connected| connected.connection == connection)?;
-        Some(Arc::clone(&connected.outbox))
-    }
-
-    fn close_session(&mut self, session: SessionId, connection: ConnectionId) -> Result<(), Halt> {
-        if self.sessions.get(&session).is_none_or(|connected| connected.connection != connection) {
-            return Ok(());
-        }
-        self.sessions.remove(&session);
-        for waiter in self.parts.machine.locks().waiters().filter(|waiter| waiter.grant.session() == session) {
-            self.parts.book.drop_waiting(session, waiter.grant.number);
-        }
-        for step in self.parts.machine.unlink(session) {
-            if let Step::Move(motion) = step {
-                self.turn(motion)?;
-            }
-        }
-        if self.parts.machine.answers().owner(session).is_some() {
-            self.forget.push_back((self.time.boottime_ms + stated_shared::limits::ANSWERS_KEPT_MS, session));
-        }
-        Ok(())
-    }
-
-    fn give_up_peer(&mut self, session: SessionId) -> Result<(), Halt> {
-        if self.sessions.contains_key(&session) { Ok(()) } else { self.turn(Motion::Linked(session, Link::Down)) }
-    }
-
     fn submit(&mut self, mut submission: Submission) -> Result<(), Halt> {
         let (session, number) = (submission.session, submission.number);
         let Some(connected) = self.sessions.get_mut(&session).filter(|c| c.connection == submission.connection) else {
@@ -478,240 +384,6 @@ impl Owner {
             self.observations.note(deed, self.time.wall, self.time.boottime_ms);
         }
     }
-
-    /// Tells the holders of broken grants.
-    fn tell_broken(&mut self, prepared: &Prepared, why: &str) {
-        for step in &prepared.steps {
-            let Step::Record(event) = step else { continue };
-            let What::Broken(broken) = &event.what else { continue };
-            for grant in &broken.grants {
-                self.tell_lost(grant.holder.session, &grant.id, why);
-            }
-        }
-    }
-
-    fn tell_lost(&mut self, session: SessionId, id: &LockId, why: &str) {
-        if let Some(connected) = self.sessions.get(&session) {
-            let notice = Notice::LockLost { id: id.clone(), why: why.to_owned() };
-            self.batch.told.push(Told::Notice(Arc::clone(&connected.outbox), notice));
-        }
-    }
-
-    /// What the passing of time alone does.
-    fn pass_time(&mut self) -> Result<(), Halt> {
-        let now = self.time.boottime_ms;
-        if self.frozen_until.take_if(|until| *until <= now).is_some() {
-            self.turn(Motion::Frozen(false))?;
-        }
-        while let Some((_, doubt)) = self.doubts.pop_front_if(|(until, _)| *until <= now) {
-            match doubt {
-                Doubt::Process(id) => self.turn(Motion::ProcessGone(id))?,
-                Doubt::Peer(session) => self.give_up_peer(session)?,
-            }
-        }
-        while let Some((_, session)) = self.forget.pop_front_if(|(due, _)| *due <= now) {
-            if !self.sessions.contains_key(&session) {
-                self.parts.machine.follow(&Motion::Forgotten(session));
-            }
-        }
-        if self.parts.machine.next_deadline_boottime_ms().is_some_and(|deadline| deadline <= now) {
-            self.unsettled = true;
-        }
-        if self.observations.due_boottime_ms().is_some_and(|due| due <= now) && !self.is_out_of_room() {
-            self.flush_observations()?;
-        }
-        Ok(())
-    }
-
-    fn is_out_of_room(&self) -> bool {
-        self.no_room_until.is_some_and(|until| until > self.time.boottime_ms)
-    }
-
-    fn flush_observations(&mut self) -> Result<(), Halt> {
-        let steps = self.observations.take().into_iter().map(|event| Step::Record(Box::new(event))).collect();
-        let prepared = self.prepare(steps, BTreeMap::new());
-        match self.make_room(&prepared) {
-            Ok(()) => self.fold(prepared),
-            Err(error) if error.fate() == Fate::Refuse => {
-                tracing::error!(%error, "no room for the audit log: what was read and locked in the last second is not in it");
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Ends what nothing keeps any more, refuses who waited long enough, and grants what can be granted.
-    fn settle(&mut self) -> Result<(), Halt> {
-        if !std::mem::take(&mut self.unsettled) {
-            return Ok(());
-        }
-        while let Some(over) = self.parts.machine.next_over(self.time, &self.parts.daemon) {
-            let prepared = self.prepare(over.steps, BTreeMap::new());
-            match self.make_room(&prepared) {
-                Ok(()) => {}
-                Err(error) if error.fate() == Fate::Refuse => break,
-                Err(error) => return Err(error.into()),
-            }
-            let (why, outcome) =
-                if over.expired { ("its time ran out", "expired") } else { ("its process is gone", "gone") };
-            self.tell_lost(over.grant.session(), &over.grant.id, why);
-            if !over.expired {
-                for name in &over.grant.names {
-                    let (actor, name) = (over.grant.holder.clone(), Some(name.clone()));
-                    let deed = Deed { actor, verb: "unlock", name, version: None, outcome };
-                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
-                }
-            }
-            self.fold(prepared)?;
-        }
-        for (session, number, step, failure) in self.parts.machine.timed_out(self.time) {
-            let prepared = self.prepare(vec![step], BTreeMap::new());
-            self.fold(prepared)?;
-            self.parts.book.drop_waiting(session, number);
-            self.tell(session, number, Err(failure));
-        }
-        while let Some(passed) = self.parts.machine.next_passed(self.time) {
-            let prepared = self.prepare(passed.steps, BTreeMap::new());
-            match self.make_room(&prepared) {
-                Ok(()) => {}
-                Err(error) if error.fate() == Fate::Refuse => break,
-                Err(error) => return Err(error.into()),
-            }
-            self.fold(prepared)?;
-            if let Some(grant) = self.parts.machine.locks().grant(&passed.id) {
-                for name in &grant.names {
-                    let (actor, name) = (grant.holder.clone(), Some(name.clone()));
-                    let deed = Deed { actor, verb: "lock", name, version: None, outcome: "ok" };
-                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
-                }
-            }
-            let reply = self.parts.machine.passed_reply(&passed.id, self.time);
-            self.tell(passed.session, passed.number, reply);
-        }
-        self.unsettled = self.is_out_of_room();
-        Ok(())
-    }
-
-    fn tell(&mut self, session: SessionId, number: u64, result: Result<Reply, Failure>) {
-        if let Some(connected) = self.sessions.get(&session) {
-            self.batch.told.push(Told::Reply(Arc::clone(&connected.outbox), number, result));
-        }
-    }
-
-    /// Gives payloads their places in the record and events their lines; changes nothing yet.
-    fn prepare(&self, mut steps: Vec<Step>, mut payloads: BTreeMap<StateName, Vec<u8>>) -> Prepared {
-        let mut prepared = Prepared::default();
-        let start = self.batch.draft.payloads_len();
-        for step in &mut steps {
-            let Step::Record(event) = step else { continue };
-            if let What::Committed(committed) = &mut event.what {
-                for change in &mut committed.changes {
-                    let inline = change.content.as_mut().map(|content| &mut content.payload);
-                    if let (Some(Payload::Inline { offset_bytes, .. }), Some(bytes)) =
-                        (inline, payloads.remove(&change.state))
-                    {
-                        *offset_bytes = (start + prepared.payloads.len()) as u64;
-                        prepared.payloads.extend_from_slice(&bytes);
-                    }
-                }
-            }
-            prepared.lines.push(record::line(event));
-        }
-        prepared.steps = steps;
-        prepared
-    }
-
-    fn make_room(&mut self, prepared: &Prepared) -> Result<(), AppendError> {
-        if prepared.lines.is_empty() {
-            return Ok(());
-        }
-        let more = prepared.payloads.len() + prepared.lines.iter().map(Vec::len).sum::<usize>();
-        let made = self.parts.journal.make_room(self.batch.draft.sealed_len_max(more));
-        if made.is_err() {
-            self.no_room_until = Some(self.time.boottime_ms + NO_ROOM_RETRY_MS);
-        }
-        made
-    }
-
-    fn fold(&mut self, prepared: Prepared) -> Result<(), Halt> {
-        let seq = self.parts.journal.last().next();
-        for step in prepared.steps {
-            match step {
-                Step::Record(event) => {
-                    self.parts.machine.apply(seq, &event)?;
-                    match &event.what {
-                        What::Broken(broken) => {
-                            self.batch.struck.extend(broken.grants.iter().map(|grant| grant.id.clone()));
-                        }
-                        What::LeaseEnded(_) | What::LeaseRenewed(_) | What::LeaseGranted(_) => {}
-                        _ => continue,
-                    }
-                    self.unsettled = true;
-                }
-                Step::Move(motion) => self.turn(motion)?,
-            }
-        }
-        self.batch.draft.add(&prepared.lines, &prepared.payloads);
-        Ok(())
-    }
-
-    fn turn(&mut self, motion: Motion) -> Result<(), Halt> {
-        // A grant alone lets nobody pass and ends nothing, unless its process is gone already: then its watch says so.
-        self.unsettled |= !matches!(motion, Motion::Granted(_) | Motion::Queued(_) | Motion::Bound { .. });
-        self.parts.machine.follow(&motion);
-        let seq = self.parts.journal.last();
-        self.parts.book.record(&motion, self.parts.machine.locks(), seq).map_err(Halt::GrantTable)
-    }
-
-    /// Makes the batch durable, then answers.
-    fn finish(&mut self, kind: RecordKind) -> Result<(), Halt> {
-        let batch = std::mem::take(&mut self.batch);
-        if !batch.draft.is_empty() {
-            let seq = self.parts.journal.last().next();
-            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind)?;
-            self.parts.journal.append(&record)?;
-            self.parts.head = record.mac;
-            self.parts.watermark.rise(seq, record.mac);
-        }
-        for id in batch.struck {
-            if self.parts.machine.locks().grant(&id).is_none() {
-                self.parts.book.remove(&id, self.parts.journal.last()).map_err(Halt::GrantTable)?;
-            }
-        }
-        for told in batch.told {
-            match told {
-                Told::Reply(outbox, number, result) => outbox.reply(number, result),
-                Told::Notice(outbox, notice) => outbox.notice(notice),
-                Told::Run(run) => run(),
-            }
-        }
-        Ok(())
-    }
-
-    fn wake_in_ms(&self) -> u64 {
-        if self.unsettled && !self.is_out_of_room() {
-            return 0;
-        }
-        let deadlines = [
-            self.parts.machine.next_deadline_boottime_ms(),
-            self.observations.due_boottime_ms(),
-            self.frozen_until,
-            self.doubts.front().map(|(until, _)| *until),
-            self.forget.front().map(|(due, _)| *due),
-        ];
-        let next = deadlines.into_iter().flatten().min();
-        let next = if self.is_out_of_room() { self.no_room_until } else { next };
-        let now = handle::time(&self.parts.clock).boottime_ms;
-        next.map_or(WAKE_MS_MAX, |next| next.saturating_sub(now).min(WAKE_MS_MAX))
-    }
-}
-
-/// Steps whose events have their lines and whose payloads have their places.
-#[derive(Default)]
-struct Prepared {
-    steps: Vec<Step>,
-    lines: Vec<Vec<u8>>,
-    payloads: Vec<u8>,
 }
 
 fn no_room(error: &AppendError) -> Failure {
