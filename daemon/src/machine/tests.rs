@@ -103,9 +103,9 @@ impl Rig {
             assert!(!over.steps.is_empty());
             self.fold(over.steps);
         }
-        for (_, _, step, failure) in self.machine.timed_out(self.time()) {
-            assert_eq!(failure.kind, FailureKind::Busy);
-            self.fold(vec![step]);
+        for over in self.machine.timed_out(self.time()) {
+            assert_eq!(over.failure.kind, FailureKind::Busy);
+            self.machine.follow(&over.left);
         }
         while let Some(passed) = self.machine.next_passed(self.time()) {
             self.granted.push((passed.session, passed.number));

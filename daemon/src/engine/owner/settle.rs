@@ -7,7 +7,8 @@ use crate::engine::grants::Doubt;
 use crate::engine::handle;
 use crate::engine::observed::Deed;
 use crate::journal::Fate;
-use crate::machine::{Motion, Step};
+use crate::machine::{Grant, Motion, Step, Tenure, TimedOut};
+use stated_shared::FailureKind;
 
 /// The owner looks at the clocks at least this often: `CLOCK_BOOTTIME` runs on while the host sleeps, timers don't.
 const WAKE_MS_MAX: u64 = 5000;
@@ -72,18 +73,15 @@ impl Owner {
                 if over.expired { ("its time ran out", "expired") } else { ("its process is gone", "gone") };
             self.tell_lost(over.grant.session(), &over.grant.id, why);
             if !over.expired {
-                for name in &over.grant.names {
-                    let (actor, name) = (over.grant.holder.clone(), Some(name.clone()));
-                    let deed = Deed { actor, verb: "unlock", name, version: None, outcome };
-                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
-                }
+                self.note("unlock", &over.grant, outcome);
             }
             self.fold(prepared)?;
         }
-        for (session, number, step, failure) in self.parts.machine.timed_out(self.time) {
-            let prepared = self.prepare(vec![step], BTreeMap::new());
-            self.fold(prepared)?;
+        for TimedOut { wanted, left, failure } in self.parts.machine.timed_out(self.time) {
+            self.turn(left)?;
+            let (session, number) = (wanted.session(), wanted.number);
             self.parts.book.drop_waiting(session, number);
+            self.note("lock", &wanted, failure.kind.as_str());
             self.tell(session, number, Err(failure));
         }
         while let Some(passed) = self.parts.machine.next_passed(self.time) {
@@ -94,18 +92,27 @@ impl Owner {
                 Err(error) => return Err(error.into()),
             }
             self.fold(prepared)?;
-            if let Some(grant) = self.parts.machine.locks().grant(&passed.id) {
-                for name in &grant.names {
-                    let (actor, name) = (grant.holder.clone(), Some(name.clone()));
-                    let deed = Deed { actor, verb: "lock", name, version: None, outcome: "ok" };
-                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
-                }
+            if let Some(grant) = self.parts.machine.locks().grant(&passed.id).cloned() {
+                self.note("lock", &grant, "ok");
             }
             let reply = self.parts.machine.passed_reply(&passed.id, self.time);
             self.tell(passed.session, passed.number, reply);
         }
         self.unsettled = self.is_out_of_room();
         Ok(())
+    }
+
+    /// Notes for the audit log what became of a grant, for each of its names.
+    fn note(&mut self, verb: &'static str, grant: &Grant, outcome: &'static str) {
+        // A lease's beginning and end are events of their own.
+        if outcome != FailureKind::Busy.as_str() && matches!(grant.tenure, Tenure::Lease { .. }) {
+            return;
+        }
+        for name in &grant.names {
+            let (actor, name) = (grant.holder.clone(), Some(name.clone()));
+            let deed = Deed { actor, verb, name, version: None, outcome };
+            self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+        }
     }
 
     pub(super) fn wake_in_ms(&self) -> u64 {
