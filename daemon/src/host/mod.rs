@@ -26,4 +26,4 @@ pub use peer::Peer;
 pub use process::{Process, ProcessError, Reopened};
 pub use signals::stop_on_signals;
 pub use socket::{Socket, SocketError};
-pub use user::{Users, host_name};
+pub use user::{Users, host_name, own_uid};

@@ -35,6 +35,11 @@ impl Users {
     }
 }
 
+/// The effective user ID of the daemon.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// The host's name as the kernel has it.
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()

@@ -1,1 +1,24 @@
 //! Connections: who may speak, what form it must have, and where the answers go.
+//!
+//! [`serve`] accepts until the daemon stops. Each connection is one task that reads frames and one that writes what the
+//! socket would not take at once. What a peer may cost is bounded before it costs: connections in number, frames and
+//! answers in bytes, contents by the [`ContentBudget`], silence in seconds. The room sees the engine as a [`Service`]
+//! and knows no journal, no machine and no key.
+
+mod budget;
+mod connection;
+mod fetch;
+mod frames;
+mod handshake;
+mod limits;
+mod listener;
+mod outbox;
+mod service;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod validate;
+
+pub use budget::{ContentBudget, ContentPermit};
+pub use listener::{Rules, serve};
+pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
