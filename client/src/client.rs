@@ -378,11 +378,15 @@ impl Client {
         let lost_at = Instant::now();
         let deadline = bound.lost(lost_at);
         let mut pauses = Pauses::new();
-        // An attempt made in passing, whose handshake is not over, is given up for one that can be waited for.
-        self.link = Link::down();
+        // An attempt made in passing may have a handshake that is not over.
+        let mut begun = match std::mem::replace(&mut self.link, Link::down()) {
+            Link::Up { connection, .. } => Some(connection),
+            Link::Down { .. } => None,
+        };
         let mut last = None;
         while Instant::now() < deadline {
-            let attempt = self.open_again().and_then(|connection| await_welcome(connection, deadline));
+            let connection = begun.take().map_or_else(|| self.open_again(), Ok);
+            let attempt = connection.and_then(|connection| await_welcome(connection, deadline));
             match attempt {
                 Ok((connection, welcome)) => {
                     self.link = Link::up(connection);
