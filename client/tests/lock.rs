@@ -291,8 +291,8 @@ fn a_lost_lock_may_only_be_told() {
 
 #[test]
 fn a_termination_is_passed_on_and_an_interrupt_is_not() {
-    let command =
-        "trap 'echo int' INT; trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 1000 & wait $!; done";
+    let command = "trap 'echo int' INT; trap 'echo term; kill $!; exit 3' TERM; \
+                   sleep 1000 & echo ready; while :; do wait $!; done";
     let (code, out, err) = patient(&[], command, |_, _, wrapper| {
         kill_process(wrapper, Signal::INT).unwrap();
         kill_process(wrapper, Signal::QUIT).unwrap();

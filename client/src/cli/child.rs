@@ -52,9 +52,13 @@ pub(super) fn run(
 ) -> Result<u8, Failure> {
     let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let started = if held.bind { start_bound(command, client, &held.id)? } else { start(command) };
-    // Until here an interrupt ends this process, and with it the waiting child.
-    interruptible.store(false, Ordering::Relaxed);
+    let uninterruptible = || interruptible.store(false, Ordering::Relaxed);
+    let started = if held.bind {
+        start_bound(command, client, &held.id, uninterruptible)?
+    } else {
+        uninterruptible();
+        start(command)
+    };
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {
@@ -97,7 +101,14 @@ fn start(mut command: Command) -> io::Result<Child> {
 /// Starts the command once the daemon has tied the lock to its process.
 ///
 /// `spawn` returns after the exec, which waits for the daemon's word; so a thread of its own spawns.
-fn start_bound(mut command: Command, client: &mut Client, id: &LockId) -> Result<io::Result<Child>, Failure> {
+///
+/// `before_leave` is called before the command can run; an interrupt that ends this process earlier ends it too.
+fn start_bound(
+    mut command: Command,
+    client: &mut Client,
+    id: &LockId,
+    before_leave: impl FnOnce(),
+) -> Result<io::Result<Child>, Failure> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failure::local("make a pipe", &error.into()));
     let (told, tell) = pipe()?;
     let (gate, open) = pipe()?;
@@ -114,6 +125,7 @@ fn start_bound(mut command: Command, client: &mut Client, id: &LockId) -> Result
         None => Ok(()),
     };
     if bound.is_ok() {
+        before_leave();
         // A child that is gone already shows in what spawn returns.
         let _ = rustix::io::write(&open, b"!");
     }
