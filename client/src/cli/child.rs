@@ -52,12 +52,14 @@ pub(super) fn run(
 ) -> Result<u8, Failure> {
     let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
+    // Until the command may run, an interrupt ends this process, and with it the waiting child.
     let uninterruptible = || interruptible.store(false, Ordering::Relaxed);
-    let started = if held.bind {
-        start_bound(command, client, &held.id, uninterruptible)?
-    } else {
-        uninterruptible();
-        start(command)
+    let started = match held.bind {
+        true => start_held(command, |pid| bind(client, &held.id, pid).inspect(|()| uninterruptible()))?,
+        false => {
+            uninterruptible();
+            start(command)
+        }
     };
     let mut child = match started {
         Ok(child) => child,
@@ -98,16 +100,12 @@ fn start(mut command: Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Starts the command once the daemon has tied the lock to its process.
+/// Starts the command once `bind` has tied to its process what shall live as long as it does.
 ///
-/// `spawn` returns after the exec, which waits for the daemon's word; so a thread of its own spawns.
-///
-/// `before_leave` is called before the command can run; an interrupt that ends this process earlier ends it too.
-fn start_bound(
+/// `spawn` returns after the exec, which waits for that; so a thread of its own spawns.
+pub(super) fn start_held(
     mut command: Command,
-    client: &mut Client,
-    id: &LockId,
-    before_leave: impl FnOnce(),
+    bind: impl FnOnce(Pid) -> Result<(), Failure>,
 ) -> Result<io::Result<Child>, Failure> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failure::local("make a pipe", &error.into()));
     let (told, tell) = pipe()?;
@@ -120,12 +118,11 @@ fn start_bound(
         child
     });
     let bound = match read_pid(told) {
-        Some(pid) => bind(client, id, pid),
+        Some(pid) => bind(pid),
         // No child came to be; spawn says why.
         None => Ok(()),
     };
     if bound.is_ok() {
-        before_leave();
         // A child that is gone already shows in what spawn returns.
         let _ = rustix::io::write(&open, b"!");
     }
