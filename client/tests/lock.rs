@@ -299,7 +299,7 @@ fn a_lost_lock_may_only_be_told() {
 
 #[test]
 fn a_termination_is_passed_on_and_an_interrupt_is_not() {
-    let command = "trap 'echo int' INT; trap 'echo term; kill $!; exit 3' TERM; \
+    let command = "trap 'echo int' INT; trap 'echo term; kill -9 $!; exit 3' TERM; \
                    sleep 1000 & echo ready; while :; do wait $!; done";
     let (code, out, err) = patient(&[], command, |_, _, wrapper| {
         kill_process(wrapper, Signal::INT).unwrap();
