@@ -37,6 +37,8 @@ mod autostart;
 mod client;
 mod connection;
 mod discover;
+#[cfg(feature = "cli")]
+pub mod gateway;
 mod launch;
 pub mod paths;
 mod retry;

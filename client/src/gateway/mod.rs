@@ -1,0 +1,33 @@
+//! Foreign protocols, translated to requests of the daemon in the user's own rights.
+//!
+//! A gateway is a process of its own. It listens on loopback or a Unix socket, lets in who knows the run's
+//! credential, and speaks Terraform's `http` backend (docs/gateway.md). The one that `exec` starts lives until the
+//! work is gone, so that killing `exec` neither frees a lock under a living Terraform nor takes away the place where
+//! it saves its state.
+//!
+//! **Invariant:** the protocol (`terraform`) knows neither sockets nor headers, and reaches the daemon only through
+//! [`Backend`]; what the daemon decides is never decided again here.
+
+mod answer;
+mod backend;
+mod body;
+mod guard;
+mod lock_document;
+mod owner;
+mod percent;
+mod server;
+mod terraform;
+mod work;
+
+pub mod default_name;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use backend::Backend;
+pub use guard::Credential;
+
+/// Largest state that a gateway takes, in bytes.
+pub const STATE_LEN_MAX: usize = 256 << 20;
