@@ -19,35 +19,28 @@ pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
-    /// What kind of bytes the body holds.
-    pub kind: BodyKind,
     /// The body.
     pub body: Vec<u8>,
-}
-
-/// What kind of bytes a body holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyKind {
-    /// A state, or a lock-info document.
-    Json,
-    /// A sentence for people.
-    Text,
+    /// The body's MD5 in base64 where it is a document; a sentence for people has none.
+    md5: Option<String>,
 }
 
 impl Answer {
     /// Done; nothing to add.
     pub fn done() -> Self {
-        Self { status: StatusCode::OK, kind: BodyKind::Text, body: Vec::new() }
+        Self { status: StatusCode::OK, body: Vec::new(), md5: None }
     }
 
     /// A document.
     pub fn json(status: StatusCode, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, kind: BodyKind::Json, body: body.into() }
+        let body = body.into();
+        let md5 = Some(STANDARD.encode(Md5::digest(&body)));
+        Self { status, body, md5 }
     }
 
     /// A sentence.
     pub fn text(status: StatusCode, text: impl std::fmt::Display) -> Self {
-        Self { status, kind: BodyKind::Text, body: format!("{text}\n").into_bytes() }
+        Self { status, body: format!("{text}\n").into_bytes(), md5: None }
     }
 
     /// A failure of the daemon; where a lock is in the way, its holder's document.
@@ -66,14 +59,12 @@ impl Answer {
 
     /// The answer as hyper sends it.
     pub fn into_response(self) -> Response<Full<Bytes>> {
-        let md5 = STANDARD.encode(Md5::digest(&self.body));
-        let is_document = self.kind == BodyKind::Json;
         let mut response = Response::new(Full::new(self.body.into()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
-        let kind = if is_document { "application/json" } else { "text/plain; charset=utf-8" };
+        let kind = if self.md5.is_some() { "application/json" } else { "text/plain; charset=utf-8" };
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        if is_document && let Ok(md5) = HeaderValue::from_str(&md5) {
+        if let Some(md5) = self.md5.and_then(|md5| HeaderValue::from_str(&md5).ok()) {
             headers.insert(CONTENT_MD5, md5);
         }
         match self.status {

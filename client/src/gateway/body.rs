@@ -83,6 +83,8 @@ impl Memory {
         let announced = usize::try_from(announced).ok().filter(|&len| len <= max).ok_or(BodyError::TooLong { max })?;
         let mut held = self.take(announced)?;
         let mut bytes = Vec::with_capacity(announced);
+        // Piece by piece: hashing a large body at once would hold up the other connections.
+        let mut md5 = headers.contains_key(CONTENT_MD5).then(Md5::new);
         let end = Instant::now() + READ_MAX;
         loop {
             let frame = timeout_at(end.min(Instant::now() + PAUSE_MAX), incoming.frame());
@@ -98,10 +100,13 @@ impl Memory {
                     (held, more) => *held = held.take().or(more),
                 }
             }
+            if let Some(md5) = &mut md5 {
+                md5.update(&data);
+            }
             bytes.extend_from_slice(&data);
         }
-        if let Some(md5) = headers.get(CONTENT_MD5)
-            && STANDARD.decode(md5).ok().as_deref() != Some(Md5::digest(&bytes).as_slice())
+        if let (Some(named), Some(md5)) = (headers.get(CONTENT_MD5), md5)
+            && STANDARD.decode(named).ok().as_deref() != Some(md5.finalize().as_slice())
         {
             return Err(BodyError::Md5);
         }

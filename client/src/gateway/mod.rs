@@ -11,11 +11,17 @@
 mod answer;
 mod backend;
 mod body;
+pub mod configuration;
+pub mod control;
+mod daemon;
+pub mod environment;
 mod guard;
 mod lock_document;
-mod owner;
+pub mod owner;
 mod percent;
-mod server;
+pub mod process;
+pub mod server;
+pub mod standing;
 mod terraform;
 mod work;
 

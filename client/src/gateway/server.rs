@@ -240,6 +240,14 @@ impl Listener {
         }
     }
 
+    /// The port; 0 for a listener that has none.
+    pub fn port(&self) -> io::Result<u16> {
+        Ok(match self {
+            Self::Tcp(listener) => listener.local_addr()?.port(),
+            Self::Unix(_) => 0,
+        })
+    }
+
     /// The `Host` headers that name this listener.
     pub fn hosts(&self) -> io::Result<Vec<String>> {
         Ok(match self {
