@@ -1,6 +1,6 @@
 //! The daemon behind a gateway: one session for locks, and as many as needed for the rest.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -32,8 +32,27 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+use stated_shared::Digest;
+use stated_shared::limits::LABEL_LEN_MAX;
+
 pub use backend::Backend;
 pub use guard::Credential;
 
 /// Largest state that a gateway takes, in bytes.
 pub const STATE_LEN_MAX: usize = 256 << 20;
+
+/// The label that says where a version was written from.
+pub const DIRECTORY_LABEL: &str = "directory";
+
+/// `host:/absolute/path`; the path's SHA-256 where it is too long for a label.
+pub fn directory_label(host: &str, directory: &Path) -> String {
+    let label = format!("{host}:{}", directory.display());
+    if label.len() <= LABEL_LEN_MAX {
+        return label;
+    }
+    let digest: [u8; 32] = Sha256::digest(label.as_bytes()).into();
+    format!("sha256:{}", Digest(digest))
+}

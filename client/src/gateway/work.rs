@@ -163,6 +163,7 @@ async fn first(ends: &mut JoinSet<io::Result<u32>>) -> u32 {
 
 async fn ended(process: Owner) -> io::Result<u32> {
     let pidfd: Arc<OwnedFd> = process.pidfd;
+    #[expect(deprecated, reason = "unsound for types that lie about their descriptor; an OwnedFd keeps it open")]
     let gone = AsyncFd::try_with_interest(pidfd, Interest::READABLE)?;
     let _ = gone.readable().await?;
     Ok(process.pid)
