@@ -34,13 +34,20 @@
 //! [`FailureKind::Unavailable`]: stated_shared::FailureKind::Unavailable
 
 mod autostart;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod client;
 mod connection;
+#[cfg(feature = "cli")]
+mod diff;
 mod discover;
 #[cfg(feature = "cli")]
 pub mod gateway;
 mod launch;
 pub mod paths;
+#[cfg(feature = "cli")]
+mod printable;
 mod retry;
 mod trust;
 

@@ -1,3 +1,7 @@
 //! `statectl`: the command line of the state daemon.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    stated_client::cli::main()
+}

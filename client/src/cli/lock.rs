@@ -1,0 +1,180 @@
+//! `lock`: run a command under a lock, or take a lease.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::Args;
+use stated_shared::limits::{SEMAPHORE_SLOTS_MAX, WAITERS_MAX};
+use stated_shared::{Failure, FailureKind, Grant, Hold, Lock, LockId, LockKind, Notice, StateName, Wait};
+
+use super::child::{self, Held, OnLost};
+use super::views::GrantView;
+use super::{Context, args, failure, table};
+use crate::Client;
+use crate::printable::printable;
+
+/// Run a command under a lock, or take a lease
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "statectl lock [-s|-x|--slots N] [-n|-w DUR] [-E CODE] [-o] [--on-lost term|warn] [-m TEXT] NAME… -- CMD…
+       statectl lock --ttl DUR [-s|-x|--slots N] [-n|-w DUR] [-E CODE] [-m TEXT] NAME…",
+    after_help = "Examples:
+  statectl lock example/network -- make deploy       wait for the lock, then run
+  statectl lock -n example/network -- make deploy    fail with 75 where it is held
+  statectl lock --slots 3 builds -- make             at most three at once
+  id=$(statectl lock --ttl 1h example/network)       a lease; later: statectl unlock \"$id\"
+
+The lock lives as long as the command, also where this wrapper is killed. The command finds
+STATED_LOCK_ID, STATED_FENCE, STATED_STATE (a name a line) and STATED_SOCKET in its environment,
+and its exit code is passed through."
+)]
+pub(super) struct LockVerb {
+    /// Share it with other shared holders; nobody writes meanwhile
+    #[arg(short, long, conflicts_with_all = ["exclusive", "slots"])]
+    shared: bool,
+    /// Hold it alone (the default)
+    #[arg(short = 'x', long, visible_short_alias = 'e', conflicts_with = "slots")]
+    exclusive: bool,
+    /// Be one of at most N holders; guards no writes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(SEMAPHORE_SLOTS_MAX)))]
+    slots: Option<u32>,
+    /// Fail where it is held
+    #[arg(short, long, visible_alias = "nb", conflicts_with = "wait")]
+    nonblock: bool,
+    /// Wait at most this long: seconds, or a duration such as 5m
+    #[arg(short, long, visible_alias = "timeout", value_name = "DUR", value_parser = args::duration)]
+    wait: Option<Duration>,
+    /// The exit code where it is held or the time is over
+    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 75)]
+    conflict_exit_code: u8,
+    /// End the lock with this wrapper, not with the command
+    #[arg(short = 'o', long, visible_alias = "close")]
+    only_wrapper: bool,
+    /// What to do with the command where the lock is lost
+    #[arg(long, value_name = "WHAT", default_value = "term")]
+    on_lost: OnLost,
+    /// What for
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
+    /// Take a lease of this length instead of running a command; prints its ID
+    #[arg(long, value_name = "DUR", value_parser = args::duration, conflicts_with_all = ["only_wrapper", "command"])]
+    ttl: Option<Duration>,
+    /// What to lock, all or nothing
+    #[arg(required = true, value_name = "NAME", value_parser = StateName::parse)]
+    names: Vec<StateName>,
+    /// The command
+    #[arg(last = true, value_name = "CMD", required_unless_present = "ttl")]
+    command: Vec<OsString>,
+}
+
+impl LockVerb {
+    pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
+        let waiting = exit_on_interrupt()?;
+        let mut client = context.connect()?;
+        tell_holders(&mut client);
+        let grant = match client.lock(&self.request()?, None) {
+            Ok(grant) => grant,
+            Err(failure) if failure.kind == FailureKind::Busy => {
+                failure::report(&failure, self.conflict_exit_code, &context.output);
+                return Ok(self.conflict_exit_code);
+            }
+            Err(failure) => return Err(failure),
+        };
+        let Some((program, arguments)) = self.command.split_first() else {
+            return print_lease(&grant, context);
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).envs(self.environment(&client, &grant));
+        let held = Held { id: grant.id, on_lost: self.on_lost, bind: !self.only_wrapper };
+        child::run(command, &mut client, &held, &waiting, &context.output)
+    }
+
+    fn request(&self) -> Result<Lock, Failure> {
+        let kind = match self.slots {
+            Some(slots) => LockKind::Semaphore { slots },
+            None if self.shared => LockKind::Shared,
+            None => LockKind::Exclusive,
+        };
+        let wait = match self.wait {
+            _ if self.nonblock => Wait::No,
+            Some(duration) if duration.is_zero() => Wait::No,
+            Some(duration) => Wait::AtMost { ms: args::milliseconds(duration) },
+            None => Wait::Forever,
+        };
+        Ok(Lock {
+            id: None,
+            names: self.names.iter().cloned().collect::<BTreeSet<_>>(),
+            kind,
+            wait,
+            ttl_ms: self.ttl.map(args::milliseconds),
+            operation: "lock".to_owned(),
+            reason: self.reason(),
+            info: None,
+            under: args::inherited_lock()?,
+            // The command does not exist yet: it is bound to the lock before it runs.
+            hold: Hold::Connection,
+            process: None,
+        })
+    }
+
+    /// The message, else the command's name: not its arguments, which may hold secrets.
+    fn reason(&self) -> Option<String> {
+        self.message.clone().or_else(|| {
+            let program = std::path::Path::new(self.command.first()?);
+            Some(program.file_name()?.to_string_lossy().into_owned())
+        })
+    }
+
+    fn environment(&self, client: &Client, grant: &Grant) -> [(&'static str, OsString); 4] {
+        let names: Vec<&str> = self.names.iter().map(StateName::as_str).collect();
+        [
+            ("STATED_SOCKET", client.socket().into()),
+            ("STATED_STATE", names.join("\n").into()),
+            ("STATED_LOCK_ID", grant.id.as_str().into()),
+            ("STATED_FENCE", grant.fence.to_string().into()),
+        ]
+    }
+}
+
+fn print_lease(grant: &Grant, context: &Context) -> Result<u8, Failure> {
+    if context.output.json {
+        context.output.print_object(&GrantView::from(grant))?;
+    } else {
+        context.output.print(LockId::as_str(&grant.id))?;
+    }
+    Ok(0)
+}
+
+/// Tells once who is in the way.
+fn tell_holders(client: &mut Client) {
+    let mut told = false;
+    client.on_notice(Box::new(move |notice| {
+        let Notice::Queued { holders, ahead, .. } = notice else { return };
+        if std::mem::replace(&mut told, true) {
+            return;
+        }
+        let before = match (*ahead).min(WAITERS_MAX as u32) {
+            0 => String::new(),
+            ahead => format!(", {ahead} waiting before this one"),
+        };
+        let holders: Vec<String> = holders.iter().map(table::holder).collect();
+        let who = if holders.is_empty() { "others wait for it".to_owned() } else { holders.join("; ") };
+        eprintln!("statectl: waiting: {}{before}", printable(&who));
+    }));
+}
+
+/// Ends this process with 130 on an interrupt, as long as the flag is set.
+fn exit_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let waiting = Arc::new(AtomicBool::new(true));
+    let interrupt = signal_hook::consts::SIGINT;
+    if !child::is_ignored(interrupt) {
+        signal_hook::flag::register_conditional_shutdown(interrupt, 130, Arc::clone(&waiting))
+            .map_err(|error| failure::local("handle signals", &error))?;
+    }
+    debug_assert!(waiting.load(Ordering::Relaxed));
+    Ok(waiting)
+}

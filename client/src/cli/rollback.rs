@@ -1,0 +1,134 @@
+//! `rollback`: make an older version the newest again.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use stated_shared::{
+    Bytes, Change, Commit, Content, Expect, Failure, FailureKind, LockId, Reply, Request, Selector, SerialRule,
+    StateName, Version, VersionInfo,
+};
+
+use super::{Context, args, failure, put};
+use crate::Client;
+
+/// Make an older version the newest again; prints STATE@N
+#[derive(Debug, Args)]
+#[command(after_help = "A Terraform state gets the serial after the current one, so that a plan made before counts as
+stale; the other bytes stay. It fails (65) if somebody writes in between.")]
+pub(super) struct Rollback {
+    /// The state's name
+    #[arg(value_parser = StateName::parse)]
+    state: StateName,
+    /// The version to go back to
+    #[arg(value_name = "N", value_parser = args::version)]
+    version: Version,
+    /// Keep every byte, also a Terraform state's serial
+    #[arg(long)]
+    exact: bool,
+    /// The lock that this relies on [default: $STATED_LOCK_ID]
+    #[arg(long, value_name = "ID", value_parser = LockId::parse)]
+    lock: Option<LockId>,
+    /// Why [default: rollback to N]
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
+}
+
+impl Rollback {
+    pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
+        let mut client = context.connect()?;
+        let present = Present::read(&mut client, &self.state)?;
+        let (target, mut content) = client.get(&self.state, Selector::Version(self.version))?;
+        if target.content.is_none() {
+            let message = format!("{}@{} is a removal", self.state, self.version);
+            return Err(Failure::new(FailureKind::NotFound, message)
+                .hint(format!("statectl rm {} removes it again", self.state)));
+        }
+        let is_terraform = target.content.as_ref().is_some_and(|content| content.serial.is_some());
+        if let Some(serial) = present.serial
+            && is_terraform
+            && !self.exact
+            && present.version != self.version
+        {
+            content = with_serial(&content, serial + 1)
+                .map_err(|why| Failure::new(FailureKind::Conflict, format!("cannot renew the serial: {why}")))?;
+        }
+        let commit = Commit {
+            changes: vec![Change {
+                state: self.state,
+                expect: if present.removed { Expect::Absent } else { Expect::Version(present.version) },
+                content: Content::Inline(Bytes(content)),
+            }],
+            locks: args::relied_on(self.lock)?,
+            message: Some(self.message.unwrap_or_else(|| format!("rollback to {}", self.version))),
+            labels: BTreeMap::from([("rollback".to_owned(), self.version.to_string())]),
+            // Who goes back means it, also over a lineage that came in by force.
+            serials: SerialRule::Mark,
+        };
+        put::write(&mut client, commit, context)
+    }
+}
+
+/// What the state is now.
+struct Present {
+    version: Version,
+    removed: bool,
+    /// The newest serial, also of the version before a removal.
+    serial: Option<u64>,
+}
+
+impl Present {
+    fn read(client: &mut Client, state: &StateName) -> Result<Self, Failure> {
+        let mut newest: Option<VersionInfo> = None;
+        let mut before = None;
+        loop {
+            let page = match client.call(&Request::Log { state: state.clone(), before })? {
+                Reply::Versions(page) => page,
+                _ => return Err(failure::unexpected()),
+            };
+            let serial = page.versions.iter().find_map(|info| info.content.as_ref()?.serial);
+            before = page.versions.last().map(|info| info.version);
+            newest = newest.or_else(|| page.versions.into_iter().next());
+            let Some(newest) = &newest else {
+                return Err(Failure::new(FailureKind::NotFound, format!("no state is called {state}")));
+            };
+            if serial.is_some() || !page.more {
+                return Ok(Self { version: newest.version, removed: newest.content.is_none(), serial });
+            }
+        }
+    }
+}
+
+/// Replaces the top-level `serial`; every other byte stays as it is.
+fn with_serial(content: &[u8], serial: u64) -> Result<Vec<u8>, String> {
+    #[derive(Deserialize)]
+    struct Serial<'a> {
+        #[serde(borrow)]
+        serial: &'a RawValue,
+    }
+    let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
+    let old = serde_json::from_str::<Serial<'_>>(text).map_err(|error| error.to_string())?.serial.get();
+    // The raw value borrows from the text, so its place is the difference of the addresses.
+    let start = old.as_ptr() as usize - text.as_ptr() as usize;
+    Ok([text[..start].as_bytes(), serial.to_string().as_bytes(), text[start + old.len()..].as_bytes()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_top_serial_changes() {
+        let old = br#"{ "outputs": {"serial": 3}, "serial" : 9 , "x":"\"serial\": 9"}"#;
+        let new = br#"{ "outputs": {"serial": 3}, "serial" : 10 , "x":"\"serial\": 9"}"#;
+        assert_eq!(with_serial(old, 10).unwrap(), new);
+    }
+
+    #[test]
+    fn without_one_clear_serial_nothing_is_guessed() {
+        assert!(with_serial(b"{}", 1).is_err());
+        assert!(with_serial(br#"{"serial":1,"serial":2}"#, 3).is_err());
+        assert!(with_serial(b"\xff", 1).is_err());
+    }
+}

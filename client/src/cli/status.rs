@@ -1,0 +1,94 @@
+//! `status`: the daemon's own facts.
+
+use clap::Args;
+use serde::Serialize;
+use stated_shared::{Failure, Reply, Request, StatusInfo};
+
+use super::{Context, failure, table, views};
+use crate::printable::printable;
+use crate::{Client, ConnectOptions};
+
+/// Show the daemon's own facts; never starts one
+#[derive(Debug, Args)]
+pub(super) struct Status {}
+
+#[derive(Serialize)]
+struct StatusView<'a> {
+    version: &'a str,
+    pid: u32,
+    host: &'a str,
+    started: String,
+    repository: String,
+    state_dir: &'a str,
+    socket: &'a str,
+    epoch: u64,
+    seq: u64,
+    head: String,
+    keyring: u64,
+    recipients: &'a [String],
+    states: u64,
+    versions: u64,
+    log_bytes: u64,
+    grants: u64,
+    waiters: u64,
+    sessions: u64,
+    notes: &'a [String],
+}
+
+impl<'a> From<&'a StatusInfo> for StatusView<'a> {
+    fn from(info: &'a StatusInfo) -> Self {
+        Self {
+            version: &info.version,
+            pid: info.pid,
+            host: &info.host,
+            started: views::time(info.started),
+            repository: info.repository.to_string(),
+            state_dir: &info.state_dir,
+            socket: &info.socket,
+            epoch: info.epoch.0,
+            seq: info.seq.0,
+            head: info.head.to_string(),
+            keyring: info.keyring.0,
+            recipients: &info.recipients,
+            states: info.states,
+            versions: info.versions,
+            log_bytes: info.log_bytes,
+            grants: info.grants,
+            waiters: info.waiters,
+            sessions: info.sessions,
+            notes: &info.notes,
+        }
+    }
+}
+
+impl Status {
+    pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
+        // Whoever asks whether a daemon runs does not want one started.
+        let options = ConnectOptions { autostart: false, ..context.options.clone() };
+        let info = match Client::connect(&options)?.call(&Request::Status)? {
+            Reply::Status(info) => info,
+            _ => return Err(failure::unexpected()),
+        };
+        if context.output.json {
+            context.output.print_object(&StatusView::from(&*info))?;
+            return Ok(0);
+        }
+        let lines = [
+            ("daemon", format!("stated {} on {} (pid {})", info.version, info.host, info.pid)),
+            ("started", format!("{} ({})", views::time(info.started), table::ago(info.started))),
+            ("socket", info.socket.clone()),
+            ("directory", info.state_dir.clone()),
+            ("repository", info.repository.to_string()),
+            ("record", format!("{} (epoch {}, head {})", info.seq, info.epoch, info.head)),
+            ("keyring", format!("{}, sealed to {}", info.keyring, info.recipients.join(", "))),
+            ("states", format!("{} in {} versions, log {}", info.states, info.versions, table::size(info.log_bytes))),
+            ("locks", format!("{} held, {} waiting", info.grants, info.waiters)),
+            ("sessions", info.sessions.to_string()),
+        ];
+        let notes = info.notes.iter().map(|note| ("note", note.clone()));
+        for (key, value) in lines.into_iter().chain(notes) {
+            context.output.print(&printable(&format!("{key:<10} {value}")))?;
+        }
+        Ok(0)
+    }
+}
