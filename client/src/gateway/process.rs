@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use stated_shared::{Failure, FailureKind};
@@ -98,12 +98,14 @@ fn program() -> PathBuf {
 }
 
 /// The life of a gateway process: standard input is its end of the control socket.
-pub fn run() -> ExitCode {
-    let Ok(control) = Control::from_stdin().map(Arc::new) else { return ExitCode::from(2) };
+///
+/// Returns its exit code; there is nobody left to read a failure but `exec`.
+pub fn run() -> u8 {
+    let Ok(control) = Control::from_stdin().map(Arc::new) else { return FailureKind::Usage.exit_code() };
     match serve(&control) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => {
-            let code = ExitCode::from(failure.kind.exit_code());
+            let code = failure.kind.exit_code();
             let _ = control.send(&News::Failed(failure), None);
             code
         }
