@@ -106,6 +106,10 @@ fn the_exit_code_is_passed_through() {
     assert_eq!(code(&["/nonexistent"]), Some(127));
     assert_eq!(code(&["/etc/passwd"]), Some(126));
     desk.gateway_is_gone();
+
+    let mut lonely = desk.exec(&["--state", "prod", "--no-autostart", "--", "true"]);
+    let output = lonely.env("STATED_SOCKET", desk.path().join("none")).output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

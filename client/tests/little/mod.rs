@@ -1,4 +1,5 @@
 //! A little daemon for tests: states and exclusive locks in memory, over a real socket.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
