@@ -19,8 +19,8 @@ use stated_shared::{Failure, FailureKind};
 
 use crate::discover::ConnectOptions;
 use crate::launch;
-use crate::paths::{Environment, ProcessEnvironment};
 use crate::retry::Pauses;
+use stated_shared::paths::{Environment, ProcessEnvironment};
 
 /// How long a daemon may take to serve, its replay included.
 const START_MAX: Duration = Duration::from_secs(60);

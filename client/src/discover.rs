@@ -8,7 +8,7 @@ use stated_shared::{Failure, FailureKind};
 
 use crate::autostart;
 use crate::connection::{Broken, Connection};
-use crate::paths::{self, Environment, ProcessEnvironment};
+use stated_shared::paths::{self, Environment, ProcessEnvironment};
 
 /// How the daemon is found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -45,7 +45,6 @@ mod discover;
 #[cfg(feature = "cli")]
 pub mod gateway;
 mod launch;
-pub mod paths;
 #[cfg(feature = "cli")]
 mod printable;
 mod retry;

@@ -1,4 +1,10 @@
 //! `stated`, the state daemon, as a library: tests boot it for real.
 
+pub mod boot;
+pub mod config;
 pub mod engine;
+pub mod host;
 pub mod journal;
+pub mod machine;
+pub mod session;
+pub mod vault;

@@ -1,2 +1,129 @@
-//! x
-fn main() {}
+//! The daemon's command line.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use stated::boot;
+use stated::config::{Flags, Settings};
+use stated_shared::paths::ProcessEnvironment;
+use stated_shared::{Failure, FailureKind};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps state files encrypted, versioned and locked, for every process of this host.
+///
+/// Clients reach it through a Unix socket: see `statectl`, which starts it by itself.
+#[derive(Parser)]
+#[command(name = "stated", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    places: Places,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve, in the foreground (the default)
+    Run(Places),
+    /// Make a new state directory and, where none is configured, the key that opens it
+    Init(Places),
+    /// Read everything in the state directory and name what is damaged; changes nothing
+    Verify(Places),
+}
+
+#[derive(Args, Default)]
+struct Places {
+    /// Configuration file [default: ~/.config/stated/config.toml, else /etc/stated/config.toml]
+    #[arg(long, env = "STATED_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// State directory [default: ~/.local/state/stated, else /var/lib/stated]
+    #[arg(long, env = "STATED_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Socket [default: $XDG_RUNTIME_DIR/stated/stated.sock, else below the state directory's home]
+    #[arg(long, env = "STATED_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Places {
+    fn settings(self) -> Result<Settings, Failure> {
+        let Self { config, state_dir, socket } = self;
+        Settings::gather(Flags { config, state_dir, socket }, &ProcessEnvironment)
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("STATED_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .init();
+    let done = match cli.command {
+        None => run(cli.places),
+        Some(Command::Run(places)) => run(places),
+        Some(Command::Init(places)) => init(places),
+        Some(Command::Verify(places)) => verify(places),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let hint = failure.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            // Nowhere to say that stderr is closed.
+            let _ = writeln!(std::io::stderr(), "stated: {}{hint}", failure.message);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn run(places: Places) -> Result<(), Failure> {
+    let settings = places.settings()?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot start the runtime: {error}")))?
+        .block_on(boot::run(settings))
+}
+
+fn init(places: Places) -> Result<(), Failure> {
+    let settings = places.settings()?;
+    match boot::init(&settings)? {
+        Some(founded) => {
+            println!("repository {} in {}", founded.repository, settings.state_dir.display());
+            for recipient in &founded.recipients {
+                println!("sealed to {recipient}");
+            }
+            if founded.new_identity {
+                println!("new key   {}", settings.identity.display());
+                println!("Back this key up: without it nobody reads the states again.");
+            }
+            Ok(())
+        }
+        None => Err(Failure::new(
+            FailureKind::Conflict,
+            format!("{} holds a repository already; nothing was changed", settings.state_dir.display()),
+        )
+        .hint("serve it with: stated run")),
+    }
+}
+
+fn verify(places: Places) -> Result<(), Failure> {
+    let settings = places.settings()?;
+    let (records, damage) = boot::verify(&settings).map_err(|failure| match failure.kind {
+        FailureKind::Busy => failure.hint("its daemon checks it while it serves: statectl verify"),
+        _ => failure,
+    })?;
+    for found in &damage {
+        println!("{} at byte {}: {}", found.file, found.offset_bytes, found.what);
+    }
+    if damage.is_empty() {
+        println!("{records} records, all as they were written");
+        return Ok(());
+    }
+    Err(Failure::new(FailureKind::Storage, format!("{} things are damaged", damage.len()))
+        .hint("nothing was changed; put the files back from a copy"))
+}

@@ -9,6 +9,7 @@ mod failure;
 mod ids;
 pub mod limits;
 mod name;
+pub mod paths;
 mod reply;
 mod request;
 pub mod wire;

@@ -149,6 +149,20 @@ pub struct LockInfo {
     pub waiters: u32,
 }
 
+impl LockInfo {
+    /// `held by alice@build-7 (pid 4211) for apply since 3m12s, 2 waiting`.
+    pub fn describe(&self, now: Timestamp) -> String {
+        let age_s = now.0.saturating_sub(self.since.0) / 1000;
+        let age = match age_s {
+            0..60 => format!("{age_s}s"),
+            60..3600 => format!("{}m{}s", age_s / 60, age_s % 60),
+            3600..86_400 => format!("{}h{}m", age_s / 3600, age_s / 60 % 60),
+            _ => format!("{}d{}h", age_s / 86_400, age_s / 3600 % 24),
+        };
+        format!("held by {} for {} since {age}, {} waiting", self.holder, self.operation, self.waiters)
+    }
+}
+
 /// A page of locks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockPage {

@@ -3,12 +3,22 @@
 //! A journal sees opaque bytes. It knows no event, no name and no key; what a record holds and whether it is
 //! genuine is told to it by the visitor of [`Journal`]'s `open`, which every implementation has.
 
+pub mod limits;
+mod local;
+mod memory;
+#[cfg(test)]
+mod suite;
+
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use stated_shared::{Digest, Seq};
+
+pub use local::{LocalJournal, Presence, presence};
+pub use memory::{Fault, Landed, MemoryJournal, MemoryStorage};
 
 /// One durable append: a batch of events, sealed.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,6 +40,40 @@ pub enum RecordKind {
     Closed,
 }
 
+/// What opening may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// A torn last record is wiped, so that appending can go on.
+    Repair,
+    /// Nothing is; the journal refuses to append.
+    ReadOnly,
+}
+
+/// How a log ended when it was opened, for the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// There is no record: the first start did not get that far.
+    Empty,
+    /// With the record of a clean stop.
+    Closed,
+    /// With a whole record and no clean stop.
+    Open,
+    /// With a part of a record that was never acknowledged.
+    Torn {
+        /// The number that it would have had.
+        seq: Seq,
+        /// The file, relative to the state directory.
+        file: String,
+        /// Where it starts.
+        offset_bytes: u64,
+    },
+}
+
+/// Sees every record in order while a journal opens, and says whether it is genuine.
+///
+/// A record that it refuses may be a torn one, after which the opening succeeds: refusing leaves the visitor as it was.
+pub type Visitor<'a> = &'a mut dyn FnMut(&Record) -> Result<RecordKind, Unverified>;
+
 /// The random name of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId(pub [u8; 16]);
@@ -44,12 +88,22 @@ pub struct BlobId(pub [u8; 16]);
 /// 4. **At most one open end.** Only the last append can be unacknowledged; opening drops it or keeps it whole.
 /// 5. **Loud.** Whatever else the visitor refuses, or does not parse, is damage: `open` says where and changes nothing.
 /// 6. **One owner.** While a journal is open no second one can be opened on the same storage.
-/// 7. **Closed is closed.** Nothing is dropped after a record that the visitor called `Closed`.
+/// 7. **Closed is closed.** What was closed has no open end: whatever is missing or partial there is damage.
 /// 8. **Poisoned.** After an `append` failed with [`Fate::Halt`], every later one fails: the tail is unknown.
 /// 9. **Steady reads.** What a reader returned once for a seq or a blob it returns until that is removed.
 pub trait Journal: Send {
+    /// Makes room for a record whose sealed form has this length, so that the next append of it cannot fail for want
+    /// of space. Cheap where there is room already.
+    fn make_room(&mut self, len_bytes: usize) -> Result<(), AppendError>;
+
     /// Makes the record durable. `Err` obliges the caller as its [`AppendError::fate`] says.
     fn append(&mut self, record: &Record) -> Result<(), AppendError>;
+
+    /// As [`Journal::append`], for what must go through on a full disk (a release, a break, a prune): it may use the
+    /// room that ordinary records leave.
+    fn append_from_reserve(&mut self, record: &Record) -> Result<(), AppendError> {
+        self.append(record)
+    }
 
     /// The last durable record; 0 where there is none.
     fn last(&self) -> Seq;
@@ -94,7 +148,7 @@ pub trait Blobs: Send + Sync {
     /// Removes an orphan; one that is absent is no error.
     fn remove(&self, id: BlobId) -> io::Result<()>;
 
-    /// Every blob there is. Half-written ones are not listed, and swept.
+    /// Every blob there is. One that a crash cut short may be among them: no record refers to it, so it is an orphan.
     fn list(&self) -> io::Result<Vec<BlobId>>;
 }
 
@@ -134,6 +188,17 @@ pub enum AppendError {
         /// What the system said.
         source: io::Error,
     },
+    /// Not the next number: a bug of the caller.
+    #[error("record {got} cannot follow record {last}")]
+    OutOfOrder {
+        /// The last record there is.
+        last: Seq,
+        /// The record that was to follow.
+        got: Seq,
+    },
+    /// It was opened with [`OpenMode::ReadOnly`].
+    #[error("the journal was opened for reading only")]
+    ReadOnly,
     /// An earlier append failed.
     #[error("the journal stopped at an earlier failure")]
     Poisoned,
@@ -144,7 +209,7 @@ impl AppendError {
     pub fn fate(&self) -> Fate {
         match self {
             Self::TooLarge { .. } | Self::Full { .. } => Fate::Refuse,
-            Self::Write { .. } | Self::Poisoned => Fate::Halt,
+            Self::Write { .. } | Self::OutOfOrder { .. } | Self::ReadOnly | Self::Poisoned => Fate::Halt,
         }
     }
 }
@@ -186,6 +251,17 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
+    /// Another journal has it open.
+    #[error("{} is in use by another process", .0.display())]
+    Busy(PathBuf),
+    /// It is of a later format, or no repository at all.
+    #[error("{} is not format 1 of a state directory: {what}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
     /// Bytes that were durable are not what was written. Nothing was changed.
     #[error("{file} is damaged at byte {offset_bytes} (record {seq}): {what}")]
     Damaged {
@@ -213,5 +289,18 @@ impl fmt::Debug for Record {
 impl fmt::Display for BlobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A text that is no blob's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected 32 lower-case hexadecimal digits")]
+pub struct BlobIdError;
+
+impl FromStr for BlobId {
+    type Err = BlobIdError;
+    fn from_str(text: &str) -> Result<Self, BlobIdError> {
+        // The ids of the shared crate have this form and this one spelling.
+        text.parse().map(|id: stated_shared::RepositoryId| Self(id.0)).map_err(|_| BlobIdError)
     }
 }

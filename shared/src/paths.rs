@@ -1,12 +1,18 @@
 //! Where sockets and data are, by the rules of the command line.
 //!
-//! Every function takes the environment as an argument, so that a test never changes the process's own.
+//! Both sides find each other by them. Every function takes the environment as an argument, so that a test never
+//! changes the process's own; no file is looked at.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The socket of the system's daemon.
 pub const SYSTEM_SOCKET: &str = "/run/stated/stated.sock";
+
+/// The state directory of the system's daemon.
+pub const SYSTEM_STATE_DIR: &str = "/var/lib/stated";
+/// The configuration directory of the system's daemon.
+pub const SYSTEM_CONFIG_DIR: &str = "/etc/stated";
 
 /// The names that matter here, as `std::env::var_os` gives them.
 pub trait Environment {
@@ -45,6 +51,13 @@ pub fn user_socket(env: &dyn Environment) -> Option<PathBuf> {
 /// The state directory of the user's daemon.
 pub fn user_state_dir(env: &dyn Environment) -> Option<PathBuf> {
     state_home(env).map(|home| home.join("stated"))
+}
+
+/// The configuration directory of the user.
+pub fn user_config_dir(env: &dyn Environment) -> Option<PathBuf> {
+    directory(env, "XDG_CONFIG_HOME")
+        .or_else(|| directory(env, "HOME").map(|home| home.join(".config")))
+        .map(|home| home.join("stated"))
 }
 
 /// The sockets to try in this order, where none was named.

@@ -1,0 +1,143 @@
+//! The journal, read as an audit log.
+
+use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
+use stated_shared::{AuditEntry, AuditFilter, AuditPage, Failure, FailureKind, Seq, StateName, Version};
+
+use super::record;
+use super::store::Store;
+use crate::machine::event::{Event, What};
+
+/// Records looked through for one page, so that a filter that finds nothing does not keep a client waiting in silence.
+const PAGE_RECORDS_MAX: u64 = 8192;
+
+/// One page of what matches, oldest first.
+pub(super) fn page(
+    store: &Store,
+    last: Seq,
+    filter: &AuditFilter,
+    matches: &dyn Fn(&str) -> bool,
+    after: Option<(Seq, u32)>,
+) -> Result<AuditPage, Failure> {
+    let (first, skip) = after.map_or((Seq(1), 0), |(seq, index)| (seq, index as usize + 1));
+    let mut entries: Vec<AuditEntry> = Vec::new();
+    let mut len = 0;
+    for n in first.0..=last.0 {
+        let seq = Seq(n);
+        let record = store.reader.record(seq).map_err(|error| damaged(seq, &error))?;
+        let opened = record::open_unchained(&store.vault, &record)
+            .map_err(|unverified| Failure::new(FailureKind::Storage, format!("record {seq}: {}", unverified.0)))?;
+        let rows = opened.events.iter().flat_map(rows).enumerate();
+        for (index, row) in rows.skip(if seq == first { skip } else { 0 }) {
+            let entry = row.entry(seq, index as u32);
+            if !keeps(filter, matches, &entry) {
+                continue;
+            }
+            len += entry.name.as_ref().map_or(0, |name| name.as_str().len())
+                + entry.note.as_ref().map_or(0, String::len)
+                + 512;
+            entries.push(entry);
+            if entries.len() == PAGE_ROWS_MAX || len > PAGE_LEN_MAX {
+                return Ok(AuditPage { entries, next: Some((seq, index as u32)) });
+            }
+        }
+        if n - first.0 >= PAGE_RECORDS_MAX && n < last.0 {
+            return Ok(AuditPage { entries, next: Some((seq, u32::MAX - 1)) });
+        }
+    }
+    Ok(AuditPage { entries, next: None })
+}
+
+fn damaged(seq: Seq, error: &crate::journal::ReadError) -> Failure {
+    Failure::new(FailureKind::Storage, format!("record {seq}: {error}")).hint("see all damage with: statectl verify")
+}
+
+fn keeps(filter: &AuditFilter, matches: &dyn Fn(&str) -> bool, entry: &AuditEntry) -> bool {
+    filter.since.is_none_or(|since| entry.time >= since)
+        && filter.until.is_none_or(|until| entry.time <= until)
+        && filter.verb.as_ref().is_none_or(|verb| *verb == entry.verb)
+        && filter.uid.is_none_or(|uid| uid == entry.actor.uid)
+        && filter.outcome.as_ref().is_none_or(|outcome| *outcome == entry.outcome)
+        && (filter.glob.is_none() || entry.name.as_ref().is_some_and(|name| matches(name.as_str())))
+}
+
+struct Row<'a> {
+    event: &'a Event,
+    verb: &'a str,
+    name: Option<&'a StateName>,
+    version: Option<Version>,
+    outcome: &'a str,
+    count: u64,
+    note: Option<String>,
+}
+
+impl Row<'_> {
+    fn entry(&self, seq: Seq, index: u32) -> AuditEntry {
+        AuditEntry {
+            seq,
+            index,
+            time: self.event.at,
+            actor: (&self.event.actor).into(),
+            verb: self.verb.to_owned(),
+            name: self.name.cloned(),
+            version: self.version,
+            outcome: self.outcome.to_owned(),
+            count: self.count,
+            note: self.note.clone(),
+        }
+    }
+}
+
+/// An event's rows: one for each name that it touched.
+fn rows(event: &Event) -> Vec<Row<'_>> {
+    let row = |verb, name, note| Row { event, verb, name, version: None, outcome: "ok", count: 1, note };
+    match &event.what {
+        What::Founded(founded) => vec![row("found", None, Some(format!("repository {}", founded.repository)))],
+        What::Opened(opened) => {
+            vec![row("start", None, Some(format!("epoch {}, stated {}", opened.epoch, opened.version)))]
+        }
+        What::Closed(_) => vec![row("stop", None, None)],
+        What::Committed(committed) => committed
+            .changes
+            .iter()
+            .map(|change| {
+                let verb = if change.content.is_some() { "commit" } else { "rm" };
+                let note = change.forced.then(|| "an older serial or another lineage".to_owned());
+                Row { version: Some(change.version), ..row(verb, Some(&change.state), note) }
+            })
+            .collect(),
+        What::LeaseGranted(lease) => lease
+            .names
+            .iter()
+            .map(|name| row("lock", Some(name), Some(format!("lease {} of {} ms", lease.id, lease.ttl_ms))))
+            .collect(),
+        What::LeaseRenewed(renewed) => vec![row("renew", None, Some(format!("lease {}", renewed.id)))],
+        What::LeaseEnded(ended) => ended
+            .names
+            .iter()
+            .map(|name| Row {
+                outcome: if ended.expired { "expired" } else { "ok" },
+                ..row("unlock", Some(name), Some(format!("lease {}", ended.id)))
+            })
+            .collect(),
+        What::Broken(broken) => broken
+            .grants
+            .iter()
+            .flat_map(|grant| {
+                let holder = stated_shared::Actor::from(&grant.holder);
+                grant
+                    .names
+                    .iter()
+                    .map(move |name| row("break", Some(name), Some(format!("lock {} of {holder}", grant.id))))
+            })
+            .collect(),
+        What::Observed(observed) => vec![Row {
+            event,
+            verb: &observed.verb,
+            name: observed.name.as_ref(),
+            version: observed.version,
+            outcome: &observed.outcome,
+            count: observed.count,
+            note: None,
+        }],
+    }
+}

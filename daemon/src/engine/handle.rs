@@ -1,0 +1,469 @@
+//! What the rest of the daemon holds of the engine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobMatcher};
+use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
+use stated_shared::wire::Welcome;
+use stated_shared::{
+    AuditFilter, Commit, Content, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Reply, Request, Selector,
+    Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::budget::{ContentBudget, ContentPermit};
+use super::outbox::Outbox;
+use super::owner::{Command, Query, Reading, Submission, View};
+use super::service::{ConnectionId, FetchedContent, Opened, Service, Submission as Asking};
+use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
+use super::store::Store;
+use super::watermark::Watermark;
+use super::{audit, verify};
+use crate::host::{Clock, Process};
+use crate::machine::event::Payload;
+use crate::machine::{Ask, CommitAsk, LockAsk, Machine, StagedChange, Tie, Time};
+
+/// Contents longer than this are compressed off the connection's thread.
+const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
+/// Inline payloads of one commit; what goes over it becomes a blob.
+const COMMIT_INLINE_LEN_MAX: usize = 1 << 20;
+
+/// Facts of the daemon that do not change while it runs.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The daemon's version.
+    pub version: String,
+    /// The host's name.
+    pub host: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The socket.
+    pub socket: PathBuf,
+}
+
+/// A way to the engine, shared by all connections.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) sender: mpsc::Sender<Command>,
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub facts: Facts,
+    pub store: Store,
+    pub watermark: Arc<Watermark>,
+    /// Where contents take their room.
+    pub budget: ContentBudget,
+    pub epoch: stated_shared::Epoch,
+}
+
+/// A commit whose contents are staged.
+struct StagedCommit {
+    ask: CommitAsk,
+    payloads: BTreeMap<StateName, Vec<u8>>,
+}
+
+impl Engine {
+    /// Stops the owner after what is queued: the last record is written and the journal closed.
+    pub async fn stop(&self) {
+        // One that has stopped already needs no telling.
+        let _ = self.send(Command::Stop).await;
+    }
+
+    async fn commit(&self, of: Asked, commit: Commit, room: Option<ContentPermit>) -> Result<(), Failure> {
+        let bytes: usize = commit.changes.iter().map(|change| content_len(&change.content)).sum();
+        let shared = Arc::clone(&self.shared);
+        let staged = if bytes <= STAGE_INLINE_LEN_MAX {
+            shared.stage(commit)?
+        } else {
+            blocking(move || shared.stage(commit)).await??
+        };
+        let (ask, payloads) = (Ask::Commit(staged.ask), staged.payloads);
+        self.change(of, ask, payloads, None, room).await
+    }
+
+    async fn change(
+        &self,
+        of: Asked,
+        ask: Ask,
+        payloads: BTreeMap<StateName, Vec<u8>>,
+        process: Option<Process>,
+        room: Option<ContentPermit>,
+    ) -> Result<(), Failure> {
+        let Asked { session, connection, number } = of;
+        let submission = Submission { session, connection, number, ask, payloads, process, room };
+        self.send(Command::Submit(Box::new(submission))).await
+    }
+
+    /// Answers with what is read from the machine on the owner's thread.
+    async fn read<F>(&self, of: Asked, read: F) -> Result<(), Failure>
+    where
+        F: FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send + 'static,
+    {
+        let Asked { session, connection, number } = of;
+        self.send(Command::Read(Box::new(Reading { session, connection, number, read: Box::new(read) }))).await
+    }
+
+    async fn list(&self, of: Asked, glob: Option<String>, after: Option<StateName>) -> Result<(), Failure> {
+        let matches = matcher(glob)?;
+        self.read(of, move |machine, _| {
+            let rows = machine.states().list(after.as_ref()).filter(|info| matches(info.state.as_str()));
+            let (versions, more) = page(rows, version_len);
+            Ok(Reply::Versions(VersionPage { versions, more }))
+        })
+        .await
+    }
+
+    async fn log(&self, of: Asked, state: StateName, before: Option<Version>) -> Result<(), Failure> {
+        self.read(of, move |machine, _| match machine.states().log(&state, before) {
+            Some(rows) => {
+                let (versions, more) = page(rows, version_len);
+                Ok(Reply::Versions(VersionPage { versions, more }))
+            }
+            None => Err(no_version(&state, Selector::Newest)),
+        })
+        .await
+    }
+
+    async fn locks(&self, of: Asked, glob: Option<String>, after: Option<(StateName, LockId)>) -> Result<(), Failure> {
+        let matches = matcher(glob)?;
+        self.read(of, move |machine, view| {
+            let rows = machine.locks().list(after.as_ref(), view.time).filter(|row| matches(row.name.as_str()));
+            let (locks, more) = page(rows, lock_len);
+            Ok(Reply::Locks(LockPage { locks, more }))
+        })
+        .await
+    }
+
+    async fn audit(&self, filter: AuditFilter, after: Option<(Seq, u32)>) -> Result<Reply, Failure> {
+        let matches = matcher(filter.glob.clone())?;
+        let shared = Arc::clone(&self.shared);
+        blocking(move || {
+            audit::page(&shared.store, shared.watermark.get().0, &filter, &matches, after).map(Reply::Audit)
+        })
+        .await?
+    }
+
+    async fn verify(&self, read_data: bool) -> Result<Reply, Failure> {
+        let keyring = self.query(|machine, _| machine.keyring()).await?;
+        let shared = Arc::clone(&self.shared);
+        let at = shared.watermark.get();
+        let dir = shared.facts.state_dir.clone();
+        blocking(move || Reply::Verified(verify::verify(&shared.store, at, &dir, keyring, read_data))).await
+    }
+
+    async fn status(&self, of: Asked) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        self.read(of, move |machine, view| {
+            let (states, versions) = machine.states().count();
+            let (seq, head) = shared.watermark.get();
+            let facts = shared.facts.clone();
+            Ok(Reply::Status(Box::new(StatusInfo {
+                version: facts.version,
+                pid: std::process::id(),
+                host: facts.host,
+                started: facts.started,
+                repository: shared.store.vault.repository(),
+                state_dir: facts.state_dir.display().to_string(),
+                socket: facts.socket.display().to_string(),
+                epoch: shared.epoch,
+                seq,
+                head,
+                keyring: shared.store.vault.generation(),
+                recipients: shared.store.vault.recipients().iter().map(ToString::to_string).collect(),
+                states,
+                versions,
+                log_bytes: shared.store.reader.len_bytes(),
+                grants: machine.locks().grant_count() as u64,
+                waiters: machine.locks().waiter_count() as u64,
+                sessions: view.sessions as u64,
+                notes: view.notes.clone(),
+            })))
+        })
+        .await
+    }
+
+    async fn answer(&self, submission: Asking) -> Result<(), Failure> {
+        let Asking { session, connection, number, request, process, room } = submission;
+        let of = Asked { session, connection, number };
+        let (ask, process) = match request {
+            Request::Commit(commit) => return self.commit(of, commit, room).await,
+            Request::Lock(Lock { ttl_ms: Some(_), .. }) if process.is_some() => {
+                return Err(Failure::new(FailureKind::Usage, "a lease is not tied to a process"));
+            }
+            Request::Lock(lock) => (Ask::Lock(lock_ask(lock, process.as_ref())), process),
+            Request::Bind { id, hold, .. } => {
+                let Some(process) = process else {
+                    let message = "a lock is tied to a process, and none came with the request";
+                    return Err(Failure::new(FailureKind::Usage, message));
+                };
+                (Ask::Bind { id, hold, tie: tie(&process) }, Some(process))
+            }
+            Request::Unlock { id } => (Ask::Unlock { id }, None),
+            Request::Renew { id, ttl_ms } => (Ask::Renew { id, ttl_ms }, None),
+            Request::Break { name, id } => (Ask::Break { name, id }, None),
+            Request::Get { .. } => {
+                return Err(Failure::new(FailureKind::Internal, "contents are fetched, not submitted"));
+            }
+            Request::Show { state, at } => {
+                let show = move |machine: &Machine, _: &View| match machine.states().select(&state, at) {
+                    Some((version, entry)) => Ok(Reply::Version(entry.info(&state, version))),
+                    None => Err(no_version(&state, at)),
+                };
+                return self.read(of, show).await;
+            }
+            Request::List { glob, after } => return self.list(of, glob, after).await,
+            Request::Log { state, before } => return self.log(of, state, before).await,
+            Request::Locks { glob, after } => return self.locks(of, glob, after).await,
+            Request::Status => return self.status(of).await,
+            Request::Audit { filter, after } => {
+                let answer = self.audit(filter, after).await;
+                return self.read(of, move |_, _| answer).await;
+            }
+            Request::Verify { read_data } => {
+                let answer = self.verify(read_data).await;
+                return self.read(of, move |_, _| answer).await;
+            }
+        };
+        self.change(of, ask, BTreeMap::new(), process, room).await
+    }
+
+    /// Reads the machine on the owner's thread; the answer comes once everything that it saw is durable.
+    async fn query<T, F>(&self, read: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Machine, &View) -> T + Send + 'static,
+    {
+        let (done, answer) = oneshot::channel();
+        let query: Query = Box::new(move |machine, view| {
+            let value = read(machine, view);
+            // Whoever asked may be gone.
+            Box::new(move || drop(done.send(value)))
+        });
+        self.send(Command::Query(query)).await?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    async fn send(&self, command: Command) -> Result<(), Failure> {
+        self.sender.send(command).await.map_err(|_| stopping())
+    }
+}
+
+impl Service for Engine {
+    fn welcome(&self, resumed: bool) -> Welcome {
+        let (seq, head) = self.shared.watermark.get();
+        Welcome {
+            version: self.shared.facts.version.clone(),
+            repository: self.shared.store.vault.repository(),
+            epoch: self.shared.epoch,
+            seq,
+            head,
+            resumed,
+            features: Vec::new(),
+        }
+    }
+
+    fn budget(&self) -> &ContentBudget {
+        &self.shared.budget
+    }
+
+    async fn open(
+        &self,
+        session: SessionId,
+        actor: stated_shared::Actor,
+        outbox: Arc<dyn Outbox>,
+    ) -> Result<Opened, Failure> {
+        let (done, opened) = oneshot::channel();
+        self.send(Command::Open { session, actor: Box::new(actor.into()), outbox, done }).await?;
+        opened.await.map_err(|_| stopping())?
+    }
+
+    async fn close(&self, session: SessionId, connection: ConnectionId) {
+        // An engine that has stopped has closed every session.
+        let _ = self.send(Command::Close { session, connection }).await;
+    }
+
+    async fn submit(&self, submission: Asking) {
+        let of = Asked { session: submission.session, connection: submission.connection, number: submission.number };
+        if let Err(failure) = self.answer(submission).await {
+            // An engine that has stopped answers nobody: the client resumes at its successor.
+            let _ = self.read(of, move |_, _| Err(failure)).await;
+        }
+    }
+
+    async fn fetch(
+        &self,
+        session: SessionId,
+        _number: u64,
+        state: StateName,
+        at: Selector,
+    ) -> Result<FetchedContent, Failure> {
+        let name = state.clone();
+        let (version, content, seq) = self
+            .query(move |machine, _| match machine.states().select(&state, at) {
+                Some((version, entry)) => Ok((entry.info(&state, version), entry.content.clone(), entry.seq)),
+                None => Err(no_version(&state, at)),
+            })
+            .await??;
+        let Some(content) = content else { return Err(removed(&version)) };
+        let room = self.shared.budget.room(content.size_bytes).await?;
+        let shared = Arc::clone(&self.shared);
+        let is_small = content.size_bytes <= STAGE_INLINE_LEN_MAX as u64;
+        let load = move || shared.store.load(seq, &content);
+        // A small payload costs less than the way to another thread and back.
+        let bytes = if is_small { load() } else { blocking(load).await? };
+        let bytes = bytes.map_err(|damage| damage.failure(&format!("{name}@{}", version.version)))?;
+        self.send(Command::Fetched { session, state: name, version: version.version }).await?;
+        Ok(FetchedContent { version, content: bytes.into(), room: Some(room) })
+    }
+
+    fn denied(&self, actor: stated_shared::Actor) {
+        // A full queue loses this entry and not the daemon's calm; the log has it.
+        if self.sender.try_send(Command::Denied(Box::new(actor.into()))).is_err() {
+            tracing::warn!("a denial is not in the audit log: the engine is busy");
+        }
+    }
+}
+
+/// Whose request it is.
+#[derive(Clone, Copy)]
+struct Asked {
+    session: SessionId,
+    connection: ConnectionId,
+    number: u64,
+}
+
+impl Shared {
+    /// Hashes and compresses the contents; large payloads become durable blobs.
+    fn stage(&self, commit: Commit) -> Result<StagedCommit, Failure> {
+        let mut changes = Vec::with_capacity(commit.changes.len());
+        let mut payloads = BTreeMap::new();
+        let mut inline_len = 0;
+        for change in commit.changes {
+            let content = match change.content {
+                Content::Removed => None,
+                Content::Streamed { .. } => {
+                    return Err(Failure::new(FailureKind::Internal, "a content was not assembled"));
+                }
+                Content::Inline(bytes) => {
+                    let mut staged = stage::stage(&bytes.0)
+                        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot compress: {error}")))?;
+                    let len = staged.payload.len();
+                    if len <= INLINE_PAYLOAD_LEN_MAX && inline_len + len <= COMMIT_INLINE_LEN_MAX {
+                        inline_len += len;
+                        payloads.insert(change.state.clone(), staged.payload);
+                    } else {
+                        let id = self.store.write_blob(&staged.payload)?;
+                        staged.content.payload = Payload::Blob { id: id.to_string(), len_bytes: len as u64 };
+                    }
+                    Some(staged.content)
+                }
+            };
+            changes.push(StagedChange { state: change.state, expect: change.expect, content });
+        }
+        let ask = CommitAsk {
+            changes,
+            locks: commit.locks,
+            message: commit.message,
+            labels: commit.labels,
+            serials: commit.serials,
+        };
+        Ok(StagedCommit { ask, payloads })
+    }
+}
+
+/// Both clocks, read together.
+pub(super) fn time(clock: &Clock) -> Time {
+    Time { wall: clock.now(), boottime_ms: clock.boottime_ms() }
+}
+
+fn lock_ask(lock: Lock, process: Option<&Process>) -> LockAsk {
+    let Lock { id, names, kind, wait, ttl_ms, operation, reason, info, under, hold, process: _ } = lock;
+    let tie = process.map(tie);
+    LockAsk { id, names, kind, wait, ttl_ms, operation, reason, info, under, hold, tie, peer: None }
+}
+
+fn tie(process: &Process) -> Tie {
+    Tie { mark: process.pid().zip(process.start()), gone: false }
+}
+
+fn content_len(content: &Content) -> usize {
+    match content {
+        Content::Inline(bytes) => bytes.0.len(),
+        Content::Removed | Content::Streamed { .. } => 0,
+    }
+}
+
+/// Runs what takes long, or waits for the disk, off the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "a task failed");
+        Failure::new(FailureKind::Internal, "the daemon failed at this request; its log says more")
+    })
+}
+
+/// `*` stays in a part of the name, `**` crosses.
+fn matcher(glob: Option<String>) -> Result<Box<dyn Fn(&str) -> bool + Send>, Failure> {
+    let Some(glob) = glob else { return Ok(Box::new(|_| true)) };
+    let matcher: GlobMatcher = GlobBuilder::new(&glob)
+        .literal_separator(true)
+        .build()
+        .map_err(|error| {
+            Failure::new(FailureKind::Usage, format!("{glob:?} is no glob: {}", error.kind()))
+                .hint("'*' matches within a part of a name, '**' across parts")
+        })?
+        .compile_matcher();
+    Ok(Box::new(move |name| matcher.is_match(name)))
+}
+
+/// As many rows as fit in a page, and whether there are more.
+fn page<T>(rows: impl Iterator<Item = T>, len: impl Fn(&T) -> usize) -> (Vec<T>, bool) {
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    for row in rows {
+        bytes += len(&row);
+        if page.len() == PAGE_ROWS_MAX || (bytes > PAGE_LEN_MAX && !page.is_empty()) {
+            return (page, true);
+        }
+        page.push(row);
+    }
+    (page, false)
+}
+
+fn version_len(info: &VersionInfo) -> usize {
+    let labels: usize = info.labels.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
+    info.state.as_str().len() + info.message.as_ref().map_or(0, String::len) + labels + 512
+}
+
+fn lock_len(info: &LockInfo) -> usize {
+    info.name.as_str().len()
+        + info.reason.as_ref().map_or(0, String::len)
+        + info.info.as_ref().map_or(0, String::len)
+        + info.operation.len()
+        + 512
+}
+
+fn no_version(state: &StateName, at: Selector) -> Failure {
+    match at {
+        Selector::Newest => {
+            Failure::new(FailureKind::NotFound, format!("no state {state}")).hint("list the states with: statectl ls")
+        }
+        Selector::Version(version) => Failure::new(FailureKind::NotFound, format!("no version {version} of {state}"))
+            .hint(format!("list its versions with: statectl log '{state}'")),
+    }
+}
+
+fn removed(info: &VersionInfo) -> Failure {
+    let message = format!("{}@{} is a removal by {}", info.state, info.version, info.actor);
+    let last = info.version.0.saturating_sub(1).max(1);
+    Failure::new(FailureKind::NotFound, message)
+        .hint(format!("its history is kept: statectl get '{}@{last}'", info.state))
+}
+
+fn stopping() -> Failure {
+    Failure::new(FailureKind::Unavailable, "the daemon is stopping").hint("try again: statectl starts it anew")
+}

@@ -1,0 +1,74 @@
+//! What happened without changing anything durable, gathered for the audit log.
+
+use std::collections::BTreeMap;
+
+use stated_shared::{StateName, Timestamp, Version};
+
+use crate::machine::event::{Actor, Event, Observed, What};
+
+/// How long an observation may wait for its record, in milliseconds.
+pub const FLUSH_AFTER_MS: u64 = 1000;
+/// Distinct observations that wait; one more makes them due at once.
+const PENDING_MAX: usize = 4096;
+/// Observations in one record: each may hold a name of some kilobytes.
+const FLUSH_EVENTS_MAX: usize = 256;
+
+/// One thing that somebody did.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deed {
+    /// Who.
+    pub actor: Actor,
+    /// `get`, `lock` …
+    pub verb: &'static str,
+    /// To what.
+    pub name: Option<StateName>,
+    /// The version read.
+    pub version: Option<Version>,
+    /// `ok`, or the kind of the refusal.
+    pub outcome: &'static str,
+}
+
+/// Deeds since the last flush; equal ones are one with a count, so that a busy loop costs a line a second.
+#[derive(Debug, Default)]
+pub struct Observations {
+    pending: BTreeMap<Deed, (u64, Timestamp)>,
+    since_boottime_ms: Option<u64>,
+}
+
+impl Observations {
+    /// Notes a deed.
+    pub fn note(&mut self, deed: Deed, at: Timestamp, boottime_ms: u64) {
+        self.since_boottime_ms.get_or_insert(boottime_ms);
+        let (count, last) = self.pending.entry(deed).or_insert((0, at));
+        *count += 1;
+        *last = at;
+    }
+
+    /// When they must be flushed, as `CLOCK_BOOTTIME`.
+    pub fn due_boottime_ms(&self) -> Option<u64> {
+        let since = self.since_boottime_ms?;
+        Some(if self.pending.len() >= PENDING_MAX { since } else { since + FLUSH_AFTER_MS })
+    }
+
+    /// Takes out some as events, few enough for one record; to be called again while they are due.
+    pub fn take(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events.len() < FLUSH_EVENTS_MAX
+            && let Some((deed, (count, at))) = self.pending.pop_first()
+        {
+            let what = What::Observed(Observed {
+                verb: deed.verb.to_owned(),
+                name: deed.name,
+                version: deed.version,
+                outcome: deed.outcome.to_owned(),
+                count,
+            });
+            events.push(Event { at, actor: deed.actor, what });
+        }
+        if self.pending.is_empty() {
+            self.since_boottime_ms = None;
+        }
+        events.sort_by_key(|event| event.at);
+        events
+    }
+}

@@ -1,0 +1,91 @@
+//! The engine, as connections see it.
+
+use std::sync::Arc;
+
+use stated_shared::wire::Welcome;
+use stated_shared::{Actor, Failure, Request, Selector, SessionId, StateName, VersionInfo};
+
+use super::budget::{ContentBudget, ContentPermit};
+use super::outbox::Outbox;
+use crate::host::Process;
+
+/// One connection of a session; a session that is resumed has a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// A session that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// Whether it held locks that it has again.
+    pub resumed: bool,
+    /// The connection, to be named at its end.
+    pub connection: ConnectionId,
+}
+
+/// A request that has its form and its content.
+#[derive(Debug)]
+pub struct Submission {
+    /// The session that asks.
+    pub session: SessionId,
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// The request's number; a retry has the same.
+    pub number: u64,
+    /// Anything but `Get`; contents are `Removed` or `Inline`, whatever their length.
+    pub request: Request,
+    /// The process that the request refers to.
+    pub process: Option<Process>,
+    /// Room for the contents, to be kept as long as they are.
+    pub room: Option<ContentPermit>,
+}
+
+/// A version with its content.
+#[derive(Debug)]
+pub struct FetchedContent {
+    /// The version's facts.
+    pub version: VersionInfo,
+    /// As many bytes as the facts say; none for a removal.
+    pub content: Arc<[u8]>,
+    /// Room for the content, kept until it is sent.
+    pub room: Option<ContentPermit>,
+}
+
+/// The engine, as connections see it.
+///
+/// Every future may be dropped at any await: then what it asked for was either done or never begun.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// What the daemon says of itself to a session that was opened.
+    fn welcome(&self, resumed: bool) -> Welcome;
+
+    /// Where contents take their room.
+    fn budget(&self) -> &ContentBudget;
+
+    /// Registers a connection of a session. `Err` is told to the peer, which is then cut.
+    ///
+    /// The outbox may be used at once: what it is given is sent after the welcome.
+    fn open(
+        &self,
+        session: SessionId,
+        actor: Actor,
+        outbox: Arc<dyn Outbox>,
+    ) -> impl Future<Output = Result<Opened, Failure>> + Send;
+
+    /// The connection is gone, and with it the session unless it has a newer one. Comes once after each `open` that
+    /// was `Ok`, but not when the daemon itself stops: the session then resumes at its successor.
+    fn close(&self, session: SessionId, connection: ConnectionId) -> impl Future<Output = ()> + Send;
+
+    /// Takes a request over; the answer comes by the outbox, exactly one for each number.
+    fn submit(&self, submission: Submission) -> impl Future<Output = ()> + Send;
+
+    /// Reads a version with its content, once it has room for it.
+    fn fetch(
+        &self,
+        session: SessionId,
+        number: u64,
+        state: StateName,
+        at: Selector,
+    ) -> impl Future<Output = Result<FetchedContent, Failure>> + Send;
+
+    /// Somebody was refused at the door. For the audit; must not wait.
+    fn denied(&self, actor: Actor);
+}

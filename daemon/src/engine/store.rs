@@ -1,0 +1,108 @@
+//! Where contents are kept: payloads in records and blobs, sealed.
+
+use std::sync::Arc;
+
+use stated_shared::{Failure, FailureKind, Seq, SessionId};
+
+use super::record;
+use super::stage;
+use crate::host::fill_random;
+use crate::journal::{BlobId, Blobs, Fate, ReadError, Reader};
+use crate::machine::event::{Content, Payload};
+use crate::vault::Vault;
+
+/// What it takes to read what is durable, from any thread.
+#[derive(Clone)]
+pub struct Store {
+    /// The keys.
+    pub vault: Arc<Vault>,
+    /// The records.
+    pub reader: Arc<dyn Reader>,
+    /// The payloads that are too large for a record.
+    pub blobs: Arc<dyn Blobs>,
+}
+
+impl Store {
+    /// Seals a payload into a new blob and makes it durable.
+    pub fn write_blob(&self, payload: &[u8]) -> Result<BlobId, Failure> {
+        let mut id = [0; 16];
+        fill_random(&mut id)
+            .map_err(|error| Failure::new(FailureKind::Internal, format!("no random bytes: {error}")))?;
+        let id = BlobId(id);
+        let sealed = self
+            .vault
+            .seal(payload)
+            .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot seal: {error}")))?;
+        self.blobs.write(id, &sealed).map_err(|error| {
+            // A blob stands alone: whatever failed, nothing refers to it, and the journal goes on.
+            let full = matches!(error.fate(), Fate::Refuse);
+            let message = if full { "the state directory's disk is full" } else { "a blob could not be written" };
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            Failure::new(FailureKind::Storage, format!("{message}: {error}{source}")).hint("nothing was changed")
+        })?;
+        Ok(id)
+    }
+
+    /// A version's content.
+    pub fn load(&self, seq: Seq, content: &Content) -> Result<Vec<u8>, Damage> {
+        match &content.payload {
+            Payload::Inline { offset_bytes, len_bytes } => {
+                let (file, at) = self.reader.place(seq);
+                let damaged = |what: String| Damage { file: file.clone(), offset_bytes: at, what };
+                let record = self.reader.record(seq).map_err(|error| Damage::of(error, &file, at))?;
+                let opened =
+                    record::open_unchained(&self.vault, &record).map_err(|unverified| damaged(unverified.0))?;
+                let payload = opened
+                    .payload(*offset_bytes, *len_bytes)
+                    .ok_or_else(|| damaged("its payload area is too short".to_owned()))?;
+                stage::unstage(content, payload).map_err(damaged)
+            }
+            Payload::Blob { id, len_bytes } => {
+                let id = blob_id(id).ok_or_else(|| Damage {
+                    file: "blob".to_owned(),
+                    offset_bytes: 0,
+                    what: format!("{id} is no blob's name"),
+                })?;
+                let file = self.blobs.place(id);
+                let damaged = |what: String| Damage { file: file.clone(), offset_bytes: 0, what };
+                let sealed = self.blobs.read(id).map_err(|error| Damage::of(error, &file, 0))?;
+                let len = usize::try_from(*len_bytes).map_err(|_| damaged("it is too large".to_owned()))?;
+                let payload =
+                    self.vault.open(&sealed, len).map_err(|error| damaged(format!("it does not open: {error}")))?;
+                stage::unstage(content, &payload).map_err(damaged)
+            }
+        }
+    }
+}
+
+/// Something durable that is not what was written.
+#[derive(Debug)]
+pub struct Damage {
+    pub file: String,
+    pub offset_bytes: u64,
+    pub what: String,
+}
+
+impl Damage {
+    fn of(error: ReadError, file: &str, offset_bytes: u64) -> Self {
+        match error {
+            ReadError::Damaged { file, offset_bytes, what } => Self { file, offset_bytes, what },
+            ReadError::Missing(_) => Self { file: file.to_owned(), offset_bytes, what: "it is missing".to_owned() },
+            ReadError::Read { source, .. } => {
+                Self { file: file.to_owned(), offset_bytes, what: format!("it cannot be read: {source}") }
+            }
+        }
+    }
+
+    /// As the refusal of the one version that it concerns.
+    pub fn failure(&self, version: &str) -> Failure {
+        let Self { file, offset_bytes, what } = self;
+        Failure::new(FailureKind::Storage, format!("{version} cannot be read: {file} at byte {offset_bytes}: {what}"))
+            .hint("other versions are not touched by it; see all damage with: statectl verify")
+    }
+}
+
+/// A blob's name as the journal holds it.
+pub fn blob_id(text: &str) -> Option<BlobId> {
+    text.parse::<SessionId>().ok().map(|id| BlobId(id.0))
+}

@@ -1,0 +1,98 @@
+//! Reading everything up to the watermark, to name whatever is not what was written.
+
+use std::path::Path;
+
+use stated_shared::{Damage, Digest, Generation, Seq, Verified};
+
+use super::record;
+use super::start::Replay;
+use super::store::Store;
+use crate::journal::Journal;
+use crate::machine::event::{Payload, What};
+use crate::vault;
+
+/// Reads records in order and, where asked, every payload. Damage is listed, and never stops the reading.
+pub(super) fn verify(
+    store: &Store,
+    (last, head): (Seq, Digest),
+    state_dir: &Path,
+    keyring: Option<(Generation, Digest)>,
+    read_data: bool,
+) -> Verified {
+    let mut found = Verified { records: 0, payloads: 0, seq: last, head, damage: Vec::new() };
+    let mut prev = Digest::ZERO;
+    for n in 1..=last.0 {
+        let seq = Seq(n);
+        let (file, offset_bytes) = store.reader.place(seq);
+        let mut damage = |what: String| found.damage.push(Damage { file: file.clone(), offset_bytes, what });
+        let record = match store.reader.record(seq) {
+            Ok(record) => record,
+            Err(error) => {
+                damage(format!("record {seq}: {error}"));
+                continue;
+            }
+        };
+        let opened = match record::open(&store.vault, prev, &record) {
+            Ok(opened) => opened,
+            Err(unverified) => {
+                damage(format!("record {seq}: {}", unverified.0));
+                prev = record.mac;
+                continue;
+            }
+        };
+        prev = record.mac;
+        found.records += 1;
+        if read_data {
+            let contents = opened.events.iter().filter_map(|event| match &event.what {
+                What::Committed(committed) => Some(&committed.changes),
+                _ => None,
+            });
+            for content in contents.flatten().filter_map(|change| change.content.as_ref()) {
+                let checked = match &content.payload {
+                    Payload::Inline { offset_bytes: at, len_bytes } => opened
+                        .payload(*at, *len_bytes)
+                        .ok_or_else(|| "its payload area is too short".to_owned())
+                        .and_then(|payload| super::stage::unstage(content, payload).map(drop))
+                        .map_err(|what| (file.clone(), offset_bytes, what)),
+                    Payload::Blob { .. } => {
+                        store.load(seq, content).map(drop).map_err(|d| (d.file, d.offset_bytes, d.what))
+                    }
+                };
+                match checked {
+                    Ok(()) => found.payloads += 1,
+                    Err((file, offset_bytes, what)) => found.damage.push(Damage { file, offset_bytes, what }),
+                }
+            }
+        }
+    }
+    if prev != head && found.damage.is_empty() {
+        let (file, offset_bytes) = store.reader.place(last);
+        found.damage.push(Damage {
+            file,
+            offset_bytes,
+            what: "the chain does not end in the daemon's own head".to_owned(),
+        });
+    }
+    match store.reader.check_layout() {
+        Ok(odd) => {
+            found.damage.extend(odd.into_iter().map(|(file, offset_bytes, what)| Damage { file, offset_bytes, what }))
+        }
+        Err(error) => found.damage.push(Damage { file: "log".to_owned(), offset_bytes: 0, what: error.to_string() }),
+    }
+    if let Some((generation, digest)) = keyring {
+        let file = format!("keys/{generation}.age");
+        let what = match std::fs::read(state_dir.join(&file)) {
+            Ok(bytes) if vault::sha256(&bytes) == digest => None,
+            Ok(_) => Some("it is not the keyring that the journal names".to_owned()),
+            Err(error) => Some(format!("it cannot be read: {error}")),
+        };
+        found.damage.extend(what.map(|what| Damage { file, offset_bytes: 0, what }));
+    }
+    found
+}
+
+/// Reads everything in a directory that no daemon serves.
+pub fn verify_offline(replay: &Replay, journal: &dyn Journal, state_dir: &Path) -> Verified {
+    let store = Store { vault: replay.vault(), reader: journal.reader(), blobs: journal.blobs() };
+    verify(&store, (journal.last(), replay.head()), state_dir, replay.keyring(), true)
+}

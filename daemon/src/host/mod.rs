@@ -1,0 +1,29 @@
+//! What the daemon asks of its host: time, randomness, processes, signals, the socket file and the state directory's lock.
+//!
+//! The only room that reads a clock, draws random bytes or names a process; the others get what they need as
+//! arguments. It knows no session, no event and no journal.
+
+mod clock;
+mod directory_lock;
+mod entropy;
+mod grant_table;
+mod hardening;
+mod notify;
+mod peer;
+mod process;
+mod signals;
+mod socket;
+mod system_call;
+mod user;
+
+pub use clock::{BootId, Clock};
+pub use directory_lock::{DirectoryLock, DirectoryLockError};
+pub use entropy::fill_random;
+pub use grant_table::{GrantTable, GrantTableError, Loaded, Origin};
+pub use hardening::{harden, raise_descriptor_limit};
+pub use notify::Supervisor;
+pub use peer::Peer;
+pub use process::{Process, ProcessError, Reopened};
+pub use signals::stop_on_signals;
+pub use socket::{Socket, SocketError};
+pub use user::{Users, host_name, own_gid, own_uid};

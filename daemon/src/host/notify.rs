@@ -1,0 +1,40 @@
+//! What a service manager is told.
+
+use std::io;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The service manager that started the daemon, where there is one; else every message goes nowhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Supervisor;
+
+impl Supervisor {
+    /// The daemon serves.
+    pub fn ready(self, status: &str) {
+        self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    }
+
+    /// The daemon is stopping.
+    pub fn stopping(self) {
+        self.tell(&[NotifyState::Stopping]);
+    }
+
+    /// The daemon lives; due well within [`Self::watchdog_interval`].
+    pub fn alive(self) {
+        self.tell(&[NotifyState::Watchdog]);
+    }
+
+    /// How long the service manager waits for a sign of life before it restarts the daemon.
+    pub fn watchdog_interval(self) -> Option<Duration> {
+        sd_notify::watchdog_enabled()
+    }
+
+    /// A service manager that does not listen is no reason to stop.
+    fn tell(self, state: &[NotifyState<'_>]) {
+        let told: io::Result<()> = sd_notify::notify(state);
+        if let Err(error) = told {
+            tracing::warn!(%error, "cannot notify the service manager");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The system calls that no safe wrapper offers. The only unsafe code of the daemon.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The peer's pid (0 where it is invisible from here), effective uid and effective gid at the time it connected.
+///
+/// Not by rustix, whose `UCred` may not hold the pid 0, nor by interprocess, which refuses such a peer: a client in
+/// a container whose socket is mounted from here is one.
+pub(super) fn peer_credentials(socket: impl AsFd) -> io::Result<(u32, u32, u32)> {
+    // SAFETY: `ucred` is three integers, for which any bytes are a value.
+    let ucred: libc::ucred = unsafe { socket_option(socket, libc::SO_PEERCRED)? };
+    Ok((ucred.pid.cast_unsigned(), ucred.uid, ucred.gid))
+}
+
+/// A pidfd of the peer as it connected; Linux 6.5 and later.
+pub(super) fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: an integer, for which any bytes are a value.
+    let fd: RawFd = unsafe { socket_option(socket, libc::SO_PEERPIDFD)? };
+    if fd < 0 {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: the kernel has just made this descriptor for us alone, close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes over a descriptor that the service manager left open for us, if it is what we want; else it is left alone.
+///
+/// The caller must be the only one who takes it, which holds for the numbers of `LISTEN_FDS`, taken once at the start.
+pub(super) fn adopt(
+    fd: RawFd,
+    is_wanted: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>,
+) -> io::Result<Option<OwnedFd>> {
+    // SAFETY: F_GETFD touches no memory; it tells whether the number is open at all.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: open, as just checked, and nobody closes it meanwhile by this function's contract.
+    if !is_wanted(unsafe { BorrowedFd::borrow_raw(fd) })? {
+        return Ok(None);
+    }
+    // SAFETY: open, and nobody else's by this function's contract.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Lets the runtime watch a descriptor become readable.
+pub(super) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, which the `AsyncFd` does only after it
+    // has taken it from the runtime.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Reads a socket option of a fixed size.
+///
+/// # Safety
+///
+/// Every byte pattern must be a valid `T`.
+unsafe fn socket_option<T>(socket: impl AsFd, option: libc::c_int) -> io::Result<T> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut len = mem::size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` has room for the `len` bytes that the kernel may write.
+    let result = unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, option, value.as_mut_ptr().cast(), &raw mut len)
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if len as usize != mem::size_of::<T>() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // SAFETY: zeroed, then written by the kernel; any bytes are a value by this function's contract.
+    Ok(unsafe { value.assume_init() })
+}

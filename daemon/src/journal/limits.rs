@@ -1,0 +1,14 @@
+//! The journal's limits and sizes, in one place; the format's document names them.
+
+/// Longest age file of one record, in bytes; larger payloads are blobs.
+pub const RECORD_LEN_MAX: usize = 8 << 20;
+/// A log file at least this long is followed by a new one.
+pub const SEGMENT_LEN: u64 = 64 << 20;
+/// Log files are filled with zeros up to a multiple of this many bytes, ahead of the records.
+pub const FILL_LEN: u64 = 256 << 10;
+/// Zero fill that ordinary records leave free, for those that must go through on a full disk.
+pub const RESERVE_LEN: u64 = 64 << 10;
+/// What a disk writes whole or not at all, in bytes.
+pub const SECTOR_LEN: usize = 512;
+/// A log file longer than this was not written by us.
+pub const SEGMENT_LEN_MAX: u64 = SEGMENT_LEN + 2 * RECORD_LEN_MAX as u64;

@@ -1,0 +1,98 @@
+//! Format 1 on a local disk: log files that are zero-filled ahead, one age file a record, and blobs beside them.
+//!
+//! `docs/format.md` is the format. The rules that keep it true:
+//!
+//! - A record is written into durable zeros only, in one write, and synced before anyone hears of it.
+//! - A log file is exactly as long as its records (after a clean stop) or a multiple of the fill; only the latter may
+//!   end in a torn record.
+//! - A failed write or sync poisons the journal: nothing is retried, the process replays.
+//!
+//! Guarantee 6 is kept by a `flock` on the directory `log`, which the journal holds until it is dropped; it works
+//! between processes as within one, and a read-only journal takes it too. The daemon's LOCK is somebody else's and comes before.
+
+mod append;
+mod blobs;
+mod format;
+mod header;
+mod open;
+mod reader;
+mod segment;
+mod tail;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use stated_shared::{RepositoryId, Seq};
+
+use super::{AppendError, Blobs, Ended, Journal, OpenError, OpenMode, Reader, Record, Visitor};
+use append::Writer;
+use blobs::LocalBlobs;
+pub use format::{Presence, presence};
+use reader::LocalReader;
+
+/// The journal of one state directory.
+pub struct LocalJournal {
+    writer: Option<Writer>,
+    reader: Arc<LocalReader>,
+    blobs: Arc<LocalBlobs>,
+    ended: Ended,
+    /// Held for its lock.
+    _log_dir: File,
+}
+
+impl LocalJournal {
+    /// Makes an empty journal: `log/` with a zero-filled file, `blob/`, and last `FORMAT`.
+    ///
+    /// `dir` exists. A directory in which an earlier `create` was interrupted is completed; whatever already holds a
+    /// record or a blob without a `FORMAT` is damage, and left alone.
+    pub fn create(dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
+        format::create(dir, repository)
+    }
+
+    /// Opens what [`LocalJournal::create`] made; `visit` sees every record in order.
+    ///
+    /// `Err` means that nothing was changed. The journal of a first start that died before its first record has none:
+    /// that is so only while its one log file holds zeros (or a torn record 1), never where a file is missing.
+    pub fn open(dir: &Path, repository: RepositoryId, mode: OpenMode, visit: Visitor<'_>) -> Result<Self, OpenError> {
+        open::open(dir, repository, mode, visit)
+    }
+
+    /// How the log ended when it was opened.
+    pub fn ended(&self) -> &Ended {
+        &self.ended
+    }
+}
+
+impl Journal for LocalJournal {
+    fn make_room(&mut self, len_bytes: usize) -> Result<(), AppendError> {
+        self.writer.as_mut().ok_or(AppendError::ReadOnly)?.prepare(len_bytes)
+    }
+
+    fn append(&mut self, record: &Record) -> Result<(), AppendError> {
+        self.writer.as_mut().ok_or(AppendError::ReadOnly)?.append(record, false)
+    }
+
+    fn append_from_reserve(&mut self, record: &Record) -> Result<(), AppendError> {
+        self.writer.as_mut().ok_or(AppendError::ReadOnly)?.append(record, true)
+    }
+
+    fn last(&self) -> Seq {
+        self.reader.last()
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        self.reader.clone()
+    }
+
+    fn blobs(&self) -> Arc<dyn Blobs> {
+        self.blobs.clone()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), AppendError> {
+        self.writer.map_or(Ok(()), Writer::close)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! Opening: every record is read, shown to the visitor, and what follows the last one is judged.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+use stated_shared::{RepositoryId, Seq};
+
+use super::super::limits::{FILL_LEN, SEGMENT_LEN_MAX};
+use super::super::{Ended, OpenError, OpenMode, Record, RecordKind, Visitor};
+use super::LocalJournal;
+use super::append::Writer;
+use super::blobs::LocalBlobs;
+use super::format;
+use super::header::Header;
+use super::reader::{Indexed, LocalReader};
+use super::segment::{LOG_DIR, NEXT_FILE, Segment, file_name, parse_file_name, write_zeros};
+use super::tail::{Tail, judge};
+
+/// What reading one log file gave.
+struct Scanned {
+    indexed: Indexed,
+    bytes: Vec<u8>,
+    torn: bool,
+}
+
+pub(super) fn open(
+    dir: &Path,
+    repository: RepositoryId,
+    mode: OpenMode,
+    visit: Visitor<'_>,
+) -> Result<LocalJournal, OpenError> {
+    format::check(dir, repository)?;
+    let log_dir = dir.join(LOG_DIR);
+    let lock = lock(&log_dir)?;
+    let mut kind = None;
+    let mut indexed = Vec::new();
+    let mut last = None;
+    let firsts = list(&log_dir)?;
+    for (index, &first) in firsts.iter().enumerate() {
+        let expected = last.as_ref().map_or(Seq(1), |scanned: &Scanned| next(&scanned.indexed));
+        if first != expected {
+            return Err(damaged(
+                &relative(first),
+                expected,
+                0,
+                &format!("records {expected} and on should be before it"),
+            ));
+        }
+        indexed.extend(last.take().map(|scanned| scanned.indexed));
+        let is_last = index + 1 == firsts.len();
+        last =
+            Some(scan(&log_dir, first, is_last, mode, &mut |record| visit(record).inspect(|&said| kind = Some(said)))?);
+    }
+    let last = last.ok_or_else(|| damaged(LOG_DIR, Seq(1), 0, "it holds no log file"))?;
+    let at = u64::from(last.indexed.end);
+    let ended = match kind {
+        _ if last.torn => {
+            let (seq, file) = (next(&last.indexed), relative(last.indexed.first));
+            Ended::Torn { seq, file, offset_bytes: at }
+        }
+        None => Ended::Empty,
+        Some(RecordKind::Closed) => Ended::Closed,
+        Some(RecordKind::Batch) => Ended::Open,
+    };
+    let segment = match mode {
+        OpenMode::Repair => Some(repair(&log_dir, &last)?),
+        OpenMode::ReadOnly => None,
+    };
+    let torn_left = last.torn && mode == OpenMode::ReadOnly;
+    indexed.push(last.indexed);
+    let reader = Arc::new(LocalReader::new(dir, indexed, torn_left));
+    let writer = segment.map(|segment| Writer::new(log_dir, segment, Arc::clone(&reader)));
+    let blobs = Arc::new(LocalBlobs::new(dir, writer.is_some()));
+    Ok(LocalJournal { writer, reader, blobs, ended, _log_dir: lock })
+}
+
+/// The record after the last one of this file.
+fn next(indexed: &Indexed) -> Seq {
+    Seq(indexed.first.0 + indexed.offsets.len() as u64)
+}
+
+fn lock(log_dir: &Path) -> Result<File, OpenError> {
+    let failed = |source| OpenError::Io { path: log_dir.to_path_buf(), source };
+    let file = File::open(log_dir).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Busy(log_dir.to_path_buf())),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+/// The first records of all log files, in order.
+fn list(log_dir: &Path) -> Result<Vec<Seq>, OpenError> {
+    let failed = |source| OpenError::Io { path: log_dir.to_path_buf(), source };
+    let mut firsts = Vec::new();
+    for entry in fs::read_dir(log_dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == NEXT_FILE {
+            continue;
+        }
+        let first = parse_file_name(&name).filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file()));
+        let stray = || damaged(&format!("{LOG_DIR}/{name}"), Seq(1), 0, "it does not belong to the log");
+        firsts.push(first.ok_or_else(stray)?);
+    }
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+fn scan(log_dir: &Path, first: Seq, is_last: bool, mode: OpenMode, visit: Visitor<'_>) -> Result<Scanned, OpenError> {
+    let path = log_dir.join(file_name(first));
+    let failed = |source| OpenError::Io { path: path.clone(), source };
+    let writable = is_last && mode == OpenMode::Repair;
+    let file = OpenOptions::new().read(true).write(writable).open(&path).map_err(failed)?;
+    let mut bytes = Vec::with_capacity(file.metadata().map_err(failed)?.len().min(SEGMENT_LEN_MAX) as usize);
+    (&file).take(SEGMENT_LEN_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > SEGMENT_LEN_MAX {
+        return Err(damaged(&relative(first), first, SEGMENT_LEN_MAX, "the file is longer than any log file"));
+    }
+    let mut indexed = Indexed { first, file: Arc::new(file), offsets: Vec::new(), end: 0 };
+    loop {
+        let at = indexed.end as usize;
+        let seq = next(&indexed);
+        let refusal = match record_at(&bytes, at, seq) {
+            Some((record, end)) => match visit(&record) {
+                Ok(_) => {
+                    indexed.offsets.push(indexed.end);
+                    indexed.end = end as u32;
+                    continue;
+                }
+                Err(unverified) => Some(unverified.0),
+            },
+            None => None,
+        };
+        let torn = match judge(&bytes, at, seq, refusal.as_deref()) {
+            Tail::Clean
+                if indexed.offsets.is_empty()
+                    && (bytes.is_empty() || !(bytes.len() as u64).is_multiple_of(FILL_LEN)) =>
+            {
+                return Err(damaged(
+                    &relative(first),
+                    seq,
+                    0,
+                    "no record, and not the fill that a log file begins with",
+                ));
+            }
+            Tail::Clean => false,
+            Tail::Torn if is_last => true,
+            Tail::Torn => {
+                return Err(damaged(&relative(first), seq, at as u64, "part of the record is zeros"));
+            }
+            Tail::Damaged(what) => return Err(damaged(&relative(first), seq, at as u64, &what)),
+        };
+        return Ok(Scanned { indexed, bytes, torn });
+    }
+}
+
+/// The record at this place, if a header and all its bytes are there.
+fn record_at(bytes: &[u8], at: usize, seq: Seq) -> Option<(Record, usize)> {
+    let (header, header_len) = Header::parse(&bytes[at..])?;
+    let sealed = bytes.get(at + header_len..at + header_len + header.len)?;
+    (header.seq == seq)
+        .then(|| (Record { seq, mac: header.mac, sealed: sealed.to_vec() }, at + header_len + header.len))
+}
+
+/// Makes the last file end in its last record and durable zeros.
+///
+/// The last record is written once more: after a failed sync the kernel may hold it as clean although the disk never
+/// had it, and then a sync alone would do nothing.
+fn repair(log_dir: &Path, last: &Scanned) -> Result<Segment, OpenError> {
+    let path = log_dir.join(file_name(last.indexed.first));
+    let end = u64::from(last.indexed.end);
+    let rewritten = rewrite(&last.indexed, &last.bytes, end);
+    let filled = rewritten.map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    match fs::remove_file(log_dir.join(NEXT_FILE)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(OpenError::Io { path: log_dir.join(NEXT_FILE), source });
+        }
+        _ => {}
+    }
+    let synced = File::open(log_dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| OpenError::Io { path: log_dir.to_path_buf(), source })?;
+    Ok(Segment { file: Arc::clone(&last.indexed.file), path, end, filled })
+}
+
+fn rewrite(indexed: &Indexed, bytes: &[u8], end: u64) -> io::Result<u64> {
+    let file = &indexed.file;
+    // A fill that was cut short by a full disk or a crash ends anywhere; it is not built upon.
+    let len = (bytes.len() as u64 / FILL_LEN * FILL_LEN).max(end);
+    if len != bytes.len() as u64 {
+        file.set_len(len)?;
+    }
+    if let Some(&start) = indexed.offsets.last() {
+        file.write_all_at(&bytes[start as usize..end as usize], u64::from(start))?;
+    }
+    write_zeros(file, end, len)?;
+    file.sync_data()?;
+    Ok(len)
+}
+
+fn relative(first: Seq) -> String {
+    format!("{LOG_DIR}/{}", file_name(first))
+}
+
+fn damaged(file: &str, seq: Seq, offset_bytes: u64, what: &str) -> OpenError {
+    OpenError::Damaged { file: file.to_owned(), seq, offset_bytes, what: what.to_owned() }
+}

@@ -1,0 +1,65 @@
+//! Answers to requests that changed something, kept so that a retry is answered and not applied twice.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use stated_shared::limits::{ANSWER_SESSIONS_MAX, ANSWERS_PER_SESSION_MAX};
+use stated_shared::{LockId, Reply, SessionId};
+
+/// An answer that is given again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// As it was.
+    Reply(Reply),
+    /// The lease of this ID, with its present end.
+    Lease(LockId),
+}
+
+/// The last answers of the last sessions. Bounded in both directions, the oldest go first.
+#[derive(Debug, Default, PartialEq)]
+pub struct Answers {
+    by_session: BTreeMap<SessionId, Remembered>,
+    /// Sessions in the order of their first answer.
+    order: VecDeque<SessionId>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Remembered {
+    uid: u32,
+    answers: VecDeque<(u64, Answer)>,
+}
+
+impl Answers {
+    /// The answer that this request of this session of this user already got.
+    pub fn get(&self, session: SessionId, uid: u32, number: u64) -> Option<&Answer> {
+        let remembered = self.by_session.get(&session).filter(|remembered| remembered.uid == uid)?;
+        remembered.answers.iter().find_map(|(n, answer)| (*n == number).then_some(answer))
+    }
+
+    /// The user that a session belongs to, as far as it is remembered.
+    pub fn owner(&self, session: SessionId) -> Option<u32> {
+        self.by_session.get(&session).map(|remembered| remembered.uid)
+    }
+
+    pub(super) fn put(&mut self, session: SessionId, uid: u32, number: u64, answer: Answer) {
+        let remembered = self.by_session.entry(session).or_insert_with(|| {
+            self.order.push_back(session);
+            Remembered { uid, answers: VecDeque::new() }
+        });
+        remembered.answers.push_back((number, answer));
+        if remembered.answers.len() > ANSWERS_PER_SESSION_MAX {
+            remembered.answers.pop_front();
+        }
+        while self.by_session.len() > ANSWER_SESSIONS_MAX {
+            match self.order.pop_front() {
+                Some(oldest) => drop(self.by_session.remove(&oldest)),
+                None => break,
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, session: SessionId) {
+        if self.by_session.remove(&session).is_some() {
+            self.order.retain(|other| *other != session);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Folding steps into the machine.
+
+use stated_shared::{CommittedState, LockId, LockInfo, Reply, Seq};
+
+use super::answers::Answer;
+use super::event::{Event, What};
+use super::locks::{Grant, Released, Tenure, Tie};
+use super::{Divergence, Machine, Motion};
+
+/// A lease of the same boot never ends sooner than this after a start: its holder gets time to renew.
+const LEASE_GRACE_MS: u64 = 30_000;
+
+impl Machine {
+    /// Folds one journaled event into the machine.
+    ///
+    /// `Err` means journal and build disagree; callers stop, and never skip the event.
+    pub fn apply(&mut self, seq: Seq, event: &Event) -> Result<(), Divergence> {
+        self.seq = seq;
+        let (actor, uid, session) = (&event.actor, event.actor.uid, event.actor.session);
+        match &event.what {
+            What::Founded(founded) => {
+                if self.repository.is_some() {
+                    return Err(Divergence("a repository is founded once".to_owned()));
+                }
+                self.repository = Some(founded.repository);
+                self.keyring = Some((founded.generation, founded.keyring));
+            }
+            What::Opened(opened) => {
+                if opened.epoch <= self.epoch {
+                    return Err(Divergence(format!("epoch {} follows {}", opened.epoch, self.epoch)));
+                }
+                let same_boot = opened.boot == self.boot;
+                self.epoch = opened.epoch;
+                self.boot = opened.boot.clone();
+                self.boottime_start_ms = opened.boottime_ms;
+                self.fences = 0;
+                for grant in self.locks.grants_mut() {
+                    if let Tenure::Lease { ttl_ms, deadline_boottime_ms } = &mut grant.tenure {
+                        *deadline_boottime_ms = if same_boot {
+                            (*deadline_boottime_ms).max(opened.boottime_ms + LEASE_GRACE_MS)
+                        } else {
+                            opened.boottime_ms + *ttl_ms
+                        };
+                    }
+                }
+            }
+            What::Committed(committed) => {
+                self.states.apply(seq, event.at, actor, committed)?;
+                let new = committed.changes.iter().map(|change| CommittedState {
+                    state: change.state.clone(),
+                    version: change.version,
+                    changed: true,
+                });
+                let old = committed.unchanged.iter().map(|(state, version)| CommittedState {
+                    state: state.clone(),
+                    version: *version,
+                    changed: false,
+                });
+                let reply =
+                    Reply::Committed(stated_shared::Committed { seq: Some(seq), states: new.chain(old).collect() });
+                self.answers.put(session, uid, committed.number, Answer::Reply(reply));
+            }
+            What::LeaseGranted(lease) => {
+                self.fences = self.fences.max(lease.fence.n);
+                self.locks.insert(Grant {
+                    id: lease.id.clone(),
+                    names: lease.names.clone(),
+                    kind: lease.kind.into(),
+                    fence: lease.fence,
+                    holder: actor.clone(),
+                    number: lease.number,
+                    since: event.at,
+                    operation: lease.operation.clone(),
+                    reason: lease.reason.clone(),
+                    info: lease.info.clone(),
+                    under: lease.under.clone(),
+                    tenure: Tenure::Lease { ttl_ms: lease.ttl_ms, deadline_boottime_ms: lease.deadline_boottime_ms },
+                    ending: false,
+                });
+                self.answers.put(session, uid, lease.number, Answer::Lease(lease.id.clone()));
+            }
+            What::LeaseRenewed(renewed) => {
+                let Some(grant) = self.locks.get_mut(&renewed.id) else {
+                    return Err(Divergence(format!("lease {} is renewed but not held", renewed.id)));
+                };
+                grant.tenure =
+                    Tenure::Lease { ttl_ms: renewed.ttl_ms, deadline_boottime_ms: renewed.deadline_boottime_ms };
+                self.answers.put(session, uid, renewed.number, Answer::Lease(renewed.id.clone()));
+            }
+            What::LeaseEnded(ended) => self.locks.remove(&ended.id),
+            What::Broken(broken) => {
+                let rows = broken.grants.iter().flat_map(|grant| {
+                    grant.names.iter().map(|name| LockInfo {
+                        name: name.clone(),
+                        kind: grant.kind.into(),
+                        id: grant.id.clone(),
+                        fence: grant.fence,
+                        holder: (&grant.holder).into(),
+                        since: grant.since,
+                        operation: grant.operation.clone(),
+                        reason: grant.reason.clone(),
+                        info: None,
+                        under: None,
+                        process: None,
+                        expires: None,
+                        waiters: 0,
+                    })
+                });
+                self.answers.put(session, uid, broken.number, Answer::Reply(Reply::Broken(rows.collect())));
+                // A session lock of an earlier start is not in a machine that is replayed; that it was broken counts.
+                for grant in &broken.grants {
+                    self.locks.remove(&grant.id);
+                    self.locks.remember(&grant.id, Released { uid: grant.holder.uid, fence: grant.fence });
+                }
+            }
+            What::Observed(observed) => {
+                if observed.verb == "lock"
+                    && let Some(name) = &observed.name
+                {
+                    self.locked_before.insert(name.clone());
+                }
+            }
+            What::Closed(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Folds a change of session locks or of the queue into the machine.
+    pub fn follow(&mut self, motion: &Motion) {
+        match motion {
+            Motion::Queued(waiter) => self.locks.queue((**waiter).clone()),
+            Motion::Left(ticket) => self.locks.leave(*ticket),
+            Motion::Granted(grant) => {
+                if grant.fence.epoch == self.epoch {
+                    self.fences = self.fences.max(grant.fence.n);
+                }
+                self.locks.insert((**grant).clone());
+            }
+            Motion::Bound { id, hold, tie } => self.bind(id, *hold, *tie),
+            Motion::Linked(session, new) => {
+                for grant in self.locks.grants_mut().filter(|grant| grant.session() == *session) {
+                    if let Tenure::Session { link, .. } = &mut grant.tenure {
+                        *link = *new;
+                    }
+                }
+            }
+            Motion::ProcessGone(id) => {
+                if let Some(Tenure::Session { process: Some(tie), .. }) = self.tenure_mut(id) {
+                    tie.gone = true;
+                }
+            }
+            Motion::Ending(id) => {
+                if let Some(grant) = self.locks.get_mut(id) {
+                    grant.ending = true;
+                }
+            }
+            Motion::Ended(id) => self.locks.remove(id),
+            Motion::Frozen(frozen) => self.frozen = *frozen,
+            Motion::Forgotten(session) => self.answers.forget(*session),
+        }
+    }
+
+    fn bind(&mut self, id: &LockId, new_hold: stated_shared::Hold, tie: Tie) {
+        if let Some(Tenure::Session { hold, process, .. }) = self.tenure_mut(id) {
+            *hold = new_hold;
+            *process = Some(tie);
+        }
+    }
+
+    fn tenure_mut(&mut self, id: &LockId) -> Option<&mut Tenure> {
+        self.locks.get_mut(id).map(|grant| &mut grant.tenure)
+    }
+}

@@ -1,0 +1,472 @@
+//! Deciding locks: take, tie, end, renew, break; and what ends by itself.
+
+use std::collections::BTreeSet;
+
+use stated_shared::limits::{GRANTS_MAX, WAITERS_MAX};
+use stated_shared::{Detail, Failure, FailureKind, Hold, LockId, LockKind, Notice, Reply, SessionId, StateName, Wait};
+
+use super::event::{Actor, Broken, BrokenGrant, Event, LeaseEnded, LeaseGranted, LeaseRenewed, What};
+use super::locks::{Grant, Link, Tenure, Ticket, Tie, Time, Waiter};
+use super::{Context, Decision, Machine, Motion, Step, Verdict};
+
+/// A request for a lock.
+#[derive(Debug, Clone)]
+pub struct LockAsk {
+    /// The grant's ID where the requester draws it.
+    pub id: Option<LockId>,
+    /// All of them or none.
+    pub names: BTreeSet<StateName>,
+    /// How.
+    pub kind: LockKind,
+    /// Whether to queue.
+    pub wait: Wait,
+    /// A lease of this long instead of a session lock.
+    pub ttl_ms: Option<u64>,
+    /// What for, in a word.
+    pub operation: String,
+    /// What for, in the holder's words.
+    pub reason: Option<String>,
+    /// A foreign protocol's lock document.
+    pub info: Option<String>,
+    /// The grant that it nests in where that covers all the names.
+    pub under: Option<LockId>,
+    /// What keeps a session lock.
+    pub hold: Hold,
+    /// The process of `hold`, where it exists already.
+    pub tie: Option<Tie>,
+    /// The requester's own process: ID and start time, where known.
+    pub peer: Option<(u32, u64)>,
+}
+
+/// A waiting request whose turn it is.
+#[derive(Debug)]
+pub struct Passed {
+    /// Whose.
+    pub session: SessionId,
+    /// Which request.
+    pub number: u64,
+    /// Its place in the queue.
+    pub ticket: Ticket,
+    /// To be folded in before it is told.
+    pub steps: Vec<Step>,
+    /// The grant's ID.
+    pub id: LockId,
+}
+
+impl Machine {
+    pub(super) fn decide_lock(&self, cx: &Context<'_>, ask: &LockAsk) -> Result<Decision, Failure> {
+        if let Some(existing) = self.asked_before(cx, ask)? {
+            let reply = self.granted(&existing.id, cx.time)?;
+            return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(reply) });
+        }
+        let parent = self.parent(cx, ask)?;
+        let tenure = match ask.ttl_ms {
+            Some(ttl_ms) => Tenure::Lease { ttl_ms, deadline_boottime_ms: cx.time.boottime_ms + ttl_ms },
+            None => Tenure::Session { hold: ask.hold, link: Link::Up, peer: ask.peer, process: ask.tie },
+        };
+        let wanted = Grant {
+            id: ask.id.clone().unwrap_or_else(|| cx.drawn.clone()),
+            names: ask.names.clone(),
+            kind: ask.kind,
+            fence: parent.map_or_else(|| self.next_fence(), |parent| parent.fence),
+            holder: cx.actor.clone(),
+            number: cx.number,
+            since: cx.time.wall,
+            operation: ask.operation.clone(),
+            reason: ask.reason.clone(),
+            info: ask.info.clone(),
+            under: parent.map(|parent| parent.id.clone()),
+            tenure,
+            ending: false,
+        };
+        let in_the_way = self.locks.in_the_way(&wanted);
+        let ahead = self.locks.ahead(&wanted, self.locks.next_ticket());
+        if in_the_way.is_empty() && ahead == 0 && !self.frozen {
+            if self.locks.grant_count() >= GRANTS_MAX {
+                return Err(Failure::new(
+                    FailureKind::Busy,
+                    format!("{GRANTS_MAX} locks are held, and that is the limit"),
+                ));
+            }
+            let (reply, steps) = (self.reply_of(&wanted, cx.time), begin(wanted, cx.time));
+            return Ok(Decision { steps, verdict: Verdict::Reply(reply) });
+        }
+        if let Some(own) = in_the_way.iter().find(|grant| grant.session() == cx.actor.session) {
+            return Err(Failure::new(
+                FailureKind::Busy,
+                format!("this session holds the lock {} on the same name, so waiting would never end", own.id),
+            )
+            .hint("a shared lock is not upgraded: end it, then ask for the other"));
+        }
+        let holders: Vec<_> = in_the_way
+            .iter()
+            .flat_map(|grant| self.locks.rows(grant, cx.time))
+            .filter(|row| wanted.names.contains(&row.name))
+            .take(32)
+            .collect();
+        let deadline_boottime_ms = match ask.wait {
+            Wait::No => None,
+            Wait::Forever => None,
+            Wait::AtMost { ms } => Some(cx.time.boottime_ms.saturating_add(ms)),
+        };
+        if matches!(ask.wait, Wait::No | Wait::AtMost { ms: 0 }) {
+            return Err(self.busy(&wanted, holders, cx.time));
+        }
+        if self.locks.waiter_count() >= WAITERS_MAX {
+            return Err(Failure::new(FailureKind::Busy, format!("{WAITERS_MAX} requests wait, and that is the limit")));
+        }
+        let waiter = Waiter { ticket: self.locks.next_ticket(), grant: wanted, deadline_boottime_ms };
+        let notice = Notice::Queued { number: cx.number, holders, ahead: ahead as u32 };
+        Ok(Decision { steps: vec![Step::Move(Motion::Queued(Box::new(waiter)))], verdict: Verdict::Wait(notice) })
+    }
+
+    /// The grant that this very request, or one with the same ID of one's own, got before: a lost answer is asked again.
+    fn asked_before(&self, cx: &Context<'_>, ask: &LockAsk) -> Result<Option<&Grant>, Failure> {
+        let by_number = || {
+            let on_first = ask.names.first().into_iter().flat_map(|name| self.locks.on(name));
+            on_first.into_iter().find(|grant| grant.session() == cx.actor.session && grant.number == cx.number)
+        };
+        match ask.id.as_ref().and_then(|id| self.locks.grant(id)) {
+            Some(grant) if grant.holder.uid == cx.actor.uid && grant.names == ask.names && grant.kind == ask.kind => {
+                Ok(Some(grant))
+            }
+            Some(grant) => {
+                let rows: Vec<_> = self.locks.rows(grant, cx.time).collect();
+                Err(Failure::new(FailureKind::Busy, format!("the ID {} is another lock's", grant.id))
+                    .detail(Detail::Held { holders: rows, waiters: 0 }))
+            }
+            None => Ok(by_number()),
+        }
+    }
+
+    /// The grant that a request nests in: it must be live, the same user's, and cover all the names or none.
+    fn parent(&self, cx: &Context<'_>, ask: &LockAsk) -> Result<Option<&Grant>, Failure> {
+        let Some(id) = &ask.under else { return Ok(None) };
+        let Some(parent) = self.locks.grant(id).filter(|grant| grant.holder.uid == cx.actor.uid) else {
+            return Err(Failure::new(
+                FailureKind::Busy,
+                format!("the lock {id}, under which this runs, is not held any more"),
+            )
+            .hint("see who holds what with: statectl locks"));
+        };
+        let covered = ask.names.iter().filter(|name| parent.names.contains(*name)).count();
+        if covered == 0 {
+            return Ok(None);
+        }
+        let strong_enough = match (parent.kind, ask.kind) {
+            (LockKind::Exclusive, _) | (LockKind::Shared, LockKind::Shared) => true,
+            (LockKind::Semaphore { .. }, LockKind::Semaphore { .. }) => true,
+            (LockKind::Shared | LockKind::Semaphore { .. }, _) => false,
+        };
+        if covered < ask.names.len() || !strong_enough {
+            let why = if strong_enough { "covers only some of these names" } else { "is of a weaker kind" };
+            return Err(Failure::new(
+                FailureKind::Busy,
+                format!("the lock {id}, under which this runs, {why}, so waiting would never end"),
+            )
+            .hint("take all the names, in the stronger kind, with the outer lock"));
+        }
+        Ok(Some(parent))
+    }
+
+    pub(super) fn decide_bind(&self, cx: &Context<'_>, id: &LockId, hold: Hold, tie: Tie) -> Result<Decision, Failure> {
+        let grant = self.own(cx, id)?;
+        if matches!(grant.tenure, Tenure::Lease { .. }) {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                format!("the lock {id} is a lease: it is not tied to a process"),
+            ));
+        }
+        let motion = Motion::Bound { id: id.clone(), hold, tie };
+        Ok(Decision { steps: vec![Step::Move(motion)], verdict: Verdict::Reply(Reply::Done) })
+    }
+
+    pub(super) fn decide_unlock(&self, cx: &Context<'_>, id: &LockId) -> Result<Decision, Failure> {
+        if self.locks.grant(id).is_none()
+            && self.locks.released(id).is_some_and(|released| released.uid == cx.actor.uid)
+        {
+            return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(Reply::Done) });
+        }
+        let grant = self.own(cx, id)?;
+        let steps = self.end(grant, cx.time, cx.actor);
+        Ok(Decision { steps, verdict: Verdict::Reply(Reply::Done) })
+    }
+
+    pub(super) fn decide_renew(&self, cx: &Context<'_>, id: &LockId, ttl_ms: Option<u64>) -> Result<Decision, Failure> {
+        let grant = self.own(cx, id)?;
+        let Tenure::Lease { ttl_ms: last_ttl_ms, .. } = grant.tenure else {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                format!("the lock {id} is no lease: it lasts as long as its holder"),
+            ));
+        };
+        let ttl_ms = ttl_ms.unwrap_or(last_ttl_ms);
+        let what = What::LeaseRenewed(LeaseRenewed {
+            number: cx.number,
+            id: id.clone(),
+            ttl_ms,
+            deadline_boottime_ms: cx.time.boottime_ms + ttl_ms,
+        });
+        Ok(Decision { steps: vec![record(cx.time, cx.actor, what)], verdict: Verdict::Recall })
+    }
+
+    pub(super) fn decide_break(
+        &self,
+        cx: &Context<'_>,
+        name: &StateName,
+        id: Option<&LockId>,
+    ) -> Result<Decision, Failure> {
+        let meant: Vec<&Grant> = self.locks.on(name).filter(|grant| id.is_none_or(|id| grant.id == *id)).collect();
+        if meant.is_empty() {
+            let what = match id {
+                Some(id) => format!("the lock {id} is not held on {name}"),
+                None => format!("nobody holds {name}"),
+            };
+            return Err(Failure::new(FailureKind::NotFound, what).hint("see who holds what with: statectl locks"));
+        }
+        let mut grants: Vec<&Grant> = Vec::new();
+        for grant in meant {
+            for ended in self.with_nested(grant) {
+                if !grants.iter().any(|other| other.id == ended.id) {
+                    grants.push(ended);
+                }
+            }
+        }
+        let grants = grants
+            .into_iter()
+            .map(|grant| BrokenGrant {
+                id: grant.id.clone(),
+                names: grant.names.clone(),
+                kind: grant.kind.into(),
+                fence: grant.fence,
+                holder: grant.holder.clone(),
+                since: grant.since,
+                operation: grant.operation.clone(),
+                reason: grant.reason.clone(),
+            })
+            .collect();
+        let what = What::Broken(Broken { number: cx.number, grants });
+        Ok(Decision { steps: vec![record(cx.time, cx.actor, what)], verdict: Verdict::Recall })
+    }
+
+    /// The first waiting request that can be granted now. To be called until there is none.
+    pub fn next_passed(&self, time: Time) -> Option<Passed> {
+        let waiter = self.locks.next_grantable().filter(|_| !self.frozen)?;
+        let mut grant = waiter.grant.clone();
+        grant.since = time.wall;
+        if grant.under.is_none() {
+            grant.fence = self.next_fence();
+        }
+        if let Tenure::Lease { ttl_ms, deadline_boottime_ms } = &mut grant.tenure {
+            *deadline_boottime_ms = time.boottime_ms + *ttl_ms;
+        }
+        let (session, number, id) = (grant.session(), grant.number, grant.id.clone());
+        let mut steps = vec![Step::Move(Motion::Left(waiter.ticket))];
+        // Two may wait with one ID: the later one gets the grant of the earlier where it may.
+        if self.locks.grant(&id).is_none() {
+            steps.extend(begin(grant, time));
+        }
+        Some(Passed { session, number, ticket: waiter.ticket, steps, id })
+    }
+
+    /// The waiting requests whose time is over.
+    pub fn timed_out(&self, time: Time) -> Vec<TimedOut> {
+        let over = |waiter: &&Waiter| waiter.deadline_boottime_ms.is_some_and(|deadline| deadline <= time.boottime_ms);
+        let mut found = Vec::new();
+        for waiter in self.locks.waiters().filter(over) {
+            let in_the_way = self.locks.in_the_way(&waiter.grant);
+            let holders = in_the_way.iter().flat_map(|grant| self.locks.rows(grant, time)).take(32).collect();
+            let failure = self.busy(&waiter.grant, holders, time);
+            found.push(TimedOut { wanted: waiter.grant.clone(), left: Motion::Left(waiter.ticket), failure });
+        }
+        found
+    }
+
+    /// What follows when a session's connection is closed by its holder.
+    pub fn unlink(&self, session: SessionId) -> Vec<Step> {
+        let left = self.locks.waiters().filter(|waiter| waiter.grant.session() == session);
+        let mut steps: Vec<Step> = left.map(|waiter| Step::Move(Motion::Left(waiter.ticket))).collect();
+        if self.locks.grants().any(|grant| grant.session() == session) {
+            steps.push(Step::Move(Motion::Linked(session, Link::Down)));
+        }
+        steps
+    }
+
+    /// Grants that nothing keeps any more: ended one after the other until there is none.
+    pub fn next_over(&self, time: Time, daemon: &Actor) -> Option<Over> {
+        let is_over = |grant: &&Grant| {
+            let expired = matches!(grant.tenure, Tenure::Lease { deadline_boottime_ms, .. } if deadline_boottime_ms <= time.boottime_ms);
+            let orphaned = grant.under.as_ref().is_some_and(|parent| self.locks.grant(parent).is_none());
+            expired || orphaned || (grant.is_abandoned() && !grant.ending)
+        };
+        let grant = self.locks.grants().find(is_over)?;
+        let expired = matches!(grant.tenure, Tenure::Lease { .. });
+        // Time that ran out, and a parent that is gone, take what nests along; a holder that left waits for it.
+        let steps = if expired || grant.under.is_some() && !grant.is_abandoned() {
+            self.with_nested(grant).into_iter().map(|grant| over(grant, time, daemon, expired)).collect()
+        } else {
+            self.end(grant, time, daemon)
+        };
+        Some(Over { steps, expired, grant: grant.clone() })
+    }
+
+    /// The next moment at which something ends by itself, as `CLOCK_BOOTTIME`.
+    pub fn next_deadline_boottime_ms(&self) -> Option<u64> {
+        let leases = self.locks.grants().filter_map(|grant| match grant.tenure {
+            Tenure::Lease { deadline_boottime_ms, .. } => Some(deadline_boottime_ms),
+            Tenure::Session { .. } => None,
+        });
+        leases.chain(self.locks.waiters().filter_map(|waiter| waiter.deadline_boottime_ms)).min()
+    }
+
+    /// The reply for a live grant.
+    pub(super) fn granted(&self, id: &LockId, time: Time) -> Result<Reply, Failure> {
+        match self.locks.grant(id) {
+            Some(grant) => Ok(self.reply_of(grant, time)),
+            None => Err(Failure::new(FailureKind::NotFound, format!("the lock {id} was granted, and has ended since"))),
+        }
+    }
+
+    /// The reply for the grant that a waiting request became.
+    pub fn passed_reply(&self, id: &LockId, time: Time) -> Result<Reply, Failure> {
+        self.granted(id, time)
+    }
+
+    fn reply_of(&self, grant: &Grant, time: Time) -> Reply {
+        Reply::Granted(stated_shared::Grant {
+            id: grant.id.clone(),
+            fence: grant.fence,
+            under: grant.under.clone(),
+            expires: grant.expires(time),
+        })
+    }
+
+    fn own(&self, cx: &Context<'_>, id: &LockId) -> Result<&Grant, Failure> {
+        match self.locks.grant(id) {
+            None => Err(Failure::new(FailureKind::NotFound, format!("the lock {id} is not held"))
+                .hint("see who holds what with: statectl locks")),
+            Some(grant) if grant.holder.uid != cx.actor.uid => {
+                let name = grant.names.first().map(StateName::as_str).unwrap_or_default();
+                Err(Failure::new(
+                    FailureKind::Denied,
+                    format!("the lock {id} is held by another user, {}", Holder(grant)),
+                )
+                .hint(format!("end it against the holder's will with: statectl break '{name}' {id}")))
+            }
+            Some(grant) => Ok(grant),
+        }
+    }
+
+    fn busy(&self, wanted: &Grant, holders: Vec<stated_shared::LockInfo>, time: Time) -> Failure {
+        let waiters = wanted.names.iter().map(|name| self.locks.queue_len(name)).max().unwrap_or(0);
+        let message = match holders.first() {
+            None if self.frozen => {
+                "locks are not granted yet: the daemon stopped without telling who held them".to_owned()
+            }
+            Some(row) => format!("{} is {}", row.name, row.describe(time.wall)),
+            None => {
+                let name = wanted.names.first().map(StateName::as_str).unwrap_or_default();
+                format!("{name} is free, but {waiters} waiting requests come first")
+            }
+        };
+        let hint = match holders.first() {
+            Some(row) => format!(
+                "wait for it with -w 10m, or end it against the holder's will with: statectl break '{}'",
+                row.name
+            ),
+            None => "wait for it with -w 10m".to_owned(),
+        };
+        Failure::new(FailureKind::Busy, message).hint(hint).detail(Detail::Held { holders, waiters })
+    }
+
+    /// Ends a grant whose holder is done with it: at once, or with the last grant that nests in it.
+    fn end(&self, grant: &Grant, time: Time, actor: &Actor) -> Vec<Step> {
+        if self.locks.nested(&grant.id).next().is_some() {
+            return vec![Step::Move(Motion::Ending(grant.id.clone()))];
+        }
+        let mut steps = vec![over(grant, time, actor, false)];
+        let mut ended = grant;
+        while let Some(parent) = ended.under.as_ref().and_then(|id| self.locks.grant(id)) {
+            let last = self.locks.nested(&parent.id).all(|other| other.id == ended.id);
+            if !parent.ending || !last {
+                break;
+            }
+            steps.push(over(parent, time, actor, false));
+            ended = parent;
+        }
+        steps
+    }
+
+    /// A grant and everything that nests in it, innermost first.
+    fn with_nested<'a>(&'a self, grant: &'a Grant) -> Vec<&'a Grant> {
+        let mut found: Vec<&Grant> = self.locks.nested(&grant.id).flat_map(|inner| self.with_nested(inner)).collect();
+        found.push(grant);
+        found
+    }
+}
+
+/// A request that waited long enough.
+#[derive(Debug)]
+pub struct TimedOut {
+    /// The grant that it did not become.
+    pub wanted: Grant,
+    /// To be folded in before the refusal is told.
+    pub left: Motion,
+    /// The refusal.
+    pub failure: Failure,
+}
+
+/// A grant that ends by itself.
+#[derive(Debug)]
+pub struct Over {
+    /// To be folded in.
+    pub steps: Vec<Step>,
+    /// Whether a lease's time ran out, or else the holder went.
+    pub expired: bool,
+    /// The grant, as it was.
+    pub grant: Grant,
+}
+
+/// The step with which a grant begins.
+fn begin(grant: Grant, time: Time) -> Vec<Step> {
+    let Tenure::Lease { ttl_ms, deadline_boottime_ms } = grant.tenure else {
+        return vec![Step::Move(Motion::Granted(Box::new(grant)))];
+    };
+    let what = What::LeaseGranted(Box::new(LeaseGranted {
+        number: grant.number,
+        id: grant.id,
+        names: grant.names,
+        kind: grant.kind.into(),
+        fence: grant.fence,
+        ttl_ms,
+        deadline_boottime_ms,
+        operation: grant.operation,
+        reason: grant.reason,
+        info: grant.info,
+        under: grant.under,
+    }));
+    vec![record(time, &grant.holder, what)]
+}
+
+/// The step with which a grant ends.
+fn over(grant: &Grant, time: Time, actor: &Actor, expired: bool) -> Step {
+    match grant.tenure {
+        Tenure::Session { .. } => Step::Move(Motion::Ended(grant.id.clone())),
+        Tenure::Lease { .. } => {
+            let ended = LeaseEnded { id: grant.id.clone(), names: grant.names.clone(), expired };
+            record(time, actor, What::LeaseEnded(ended))
+        }
+    }
+}
+
+fn record(time: Time, actor: &Actor, what: What) -> Step {
+    Step::Record(Box::new(Event { at: time.wall, actor: actor.clone(), what }))
+}
+
+struct Holder<'a>(&'a Grant);
+
+impl std::fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        stated_shared::Actor::from(&self.0.holder).fmt(f)
+    }
+}

@@ -1,0 +1,241 @@
+//! The pure heart: what a request means, and what an event does.
+//!
+//! `decide` reads the machine and yields steps; `apply` and `follow` fold them in. Nothing here reads a clock, a file
+//! or a random number: hosts that replay the same journal must hold equal machines.
+//!
+//! A step is an [`Event`], which the journal keeps, or a [`Motion`], a change of session locks and waiters, which
+//! lives in the grant table beside the socket and ends with its holders.
+
+mod answers;
+mod apply;
+mod commit;
+pub mod event;
+mod lock;
+mod locks;
+mod states;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use stated_shared::{
+    Digest, Epoch, Failure, Fence, Generation, Hold, LockId, Notice, Reply, RepositoryId, Seq, SessionId, StateName,
+};
+
+pub use answers::Answers;
+pub use commit::{CommitAsk, StagedChange, StagedContent};
+use event::{Actor, BootId, Event};
+pub use lock::{LockAsk, Over, Passed, TimedOut};
+pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
+pub use states::{States, VersionEntry};
+
+/// Everything that the journal and the holders of locks have said so far.
+#[derive(Debug, Default, PartialEq)]
+pub struct Machine {
+    repository: Option<RepositoryId>,
+    keyring: Option<(Generation, Digest)>,
+    epoch: Epoch,
+    boot: BootId,
+    boottime_start_ms: u64,
+    fences: u64,
+    seq: Seq,
+    states: States,
+    locks: Locks,
+    locked_before: BTreeSet<StateName>,
+    answers: Answers,
+    frozen: bool,
+}
+
+/// Journal and build disagree; callers stop, and never skip the event.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal does not fit this build: {0}")]
+pub struct Divergence(pub String);
+
+/// Who asks, when.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    /// The clocks.
+    pub time: Time,
+    /// Who.
+    pub actor: &'a Actor,
+    /// The request's number in the actor's session.
+    pub number: u64,
+    /// An ID for a grant, drawn for this request.
+    pub drawn: LockId,
+}
+
+/// A request that may change something.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// Write states.
+    Commit(CommitAsk),
+    /// Take a lock.
+    Lock(LockAsk),
+    /// Tie a session lock to a process.
+    Bind {
+        /// The grant.
+        id: LockId,
+        /// What keeps it.
+        hold: Hold,
+        /// The process.
+        tie: Tie,
+    },
+    /// End a grant of one's own.
+    Unlock {
+        /// The grant.
+        id: LockId,
+    },
+    /// Extend a lease.
+    Renew {
+        /// The lease.
+        id: LockId,
+        /// From now; the lease's own where absent.
+        ttl_ms: Option<u64>,
+    },
+    /// End somebody's grant.
+    Break {
+        /// A name that it holds.
+        name: StateName,
+        /// Only this grant.
+        id: Option<LockId>,
+    },
+}
+
+/// What a request leads to.
+#[derive(Debug)]
+pub struct Decision {
+    /// To be folded in, in this order, before the verdict is told.
+    pub steps: Vec<Step>,
+    /// What is told.
+    pub verdict: Verdict,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub enum Verdict {
+    /// This.
+    Reply(Reply),
+    /// What [`Machine::recall`] says once the steps are folded in.
+    Recall,
+    /// No.
+    Refuse(Failure),
+    /// Nothing yet: it waits, and is told so.
+    Wait(Notice),
+}
+
+/// One change of the machine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// The journal keeps it.
+    Record(Box<Event>),
+    /// It lives and ends with the holders.
+    Move(Motion),
+}
+
+/// A change of session locks and of the queue. Never journaled.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Motion {
+    /// A request began to wait.
+    Queued(Box<Waiter>),
+    /// A request waits no more.
+    Left(Ticket),
+    /// A session lock began, or was found in the grant table.
+    Granted(Box<Grant>),
+    /// A session lock was tied to a process.
+    Bound {
+        /// The grant.
+        id: LockId,
+        /// What keeps it from now on.
+        hold: Hold,
+        /// The process.
+        tie: Tie,
+    },
+    /// The connection of a session's locks opened or closed.
+    Linked(SessionId, Link),
+    /// The process of a session lock is gone.
+    ProcessGone(LockId),
+    /// The holder of a grant is done with it, but nested grants are not.
+    Ending(LockId),
+    /// A session lock ended.
+    Ended(LockId),
+    /// Whether, for a while after a start, nobody knows who holds what: nothing is granted, and names that were locked
+    /// before take no commits.
+    Frozen(bool),
+    /// A session's answers are not needed any more.
+    Forgotten(SessionId),
+}
+
+impl Machine {
+    /// The repository; absent before the first event.
+    pub fn repository(&self) -> Option<RepositoryId> {
+        self.repository
+    }
+
+    /// The keyring that counts, and the SHA-256 of its file.
+    pub fn keyring(&self) -> Option<(Generation, Digest)> {
+        self.keyring
+    }
+
+    /// The last start.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The boot of the last start.
+    pub fn boot(&self) -> &BootId {
+        &self.boot
+    }
+
+    /// The last record folded in.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// The states.
+    pub fn states(&self) -> &States {
+        &self.states
+    }
+
+    /// The locks.
+    pub fn locks(&self) -> &Locks {
+        &self.locks
+    }
+
+    /// The remembered answers.
+    pub fn answers(&self) -> &Answers {
+        &self.answers
+    }
+
+    /// Whether nobody knows yet who holds what.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// What a request that may change something leads to.
+    pub fn decide(&self, cx: &Context<'_>, ask: &Ask) -> Decision {
+        if self.answers.get(cx.actor.session, cx.actor.uid, cx.number).is_some() {
+            return Decision { steps: Vec::new(), verdict: Verdict::Recall };
+        }
+        let decided = match ask {
+            Ask::Commit(ask) => self.decide_commit(cx, ask),
+            Ask::Lock(ask) => self.decide_lock(cx, ask),
+            Ask::Bind { id, hold, tie } => self.decide_bind(cx, id, *hold, *tie),
+            Ask::Unlock { id } => self.decide_unlock(cx, id),
+            Ask::Renew { id, ttl_ms } => self.decide_renew(cx, id, *ttl_ms),
+            Ask::Break { name, id } => self.decide_break(cx, name, id.as_ref()),
+        };
+        decided.unwrap_or_else(|failure| Decision { steps: Vec::new(), verdict: Verdict::Refuse(failure) })
+    }
+
+    /// The answer that this request already got.
+    pub fn recall(&self, actor: &Actor, number: u64, time: Time) -> Option<Result<Reply, Failure>> {
+        match self.answers.get(actor.session, actor.uid, number)? {
+            answers::Answer::Reply(reply) => Some(Ok(reply.clone())),
+            answers::Answer::Lease(id) => Some(self.granted(id, time)),
+        }
+    }
+
+    fn next_fence(&self) -> Fence {
+        Fence { epoch: self.epoch, n: self.fences + 1 }
+    }
+}

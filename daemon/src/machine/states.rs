@@ -1,0 +1,155 @@
+//! The states and their versions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use stated_shared::{ContentInfo, Selector, Seq, StateName, Timestamp, Version, VersionInfo};
+
+use super::Divergence;
+use super::event::{Actor, Committed, Content, Payload};
+
+/// One version, as the journal told it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VersionEntry {
+    /// The record that holds it.
+    pub seq: Seq,
+    /// Its content; absent where it is a removal.
+    pub content: Option<Content>,
+    /// Whether it has a lower serial or another lineage than its predecessor.
+    pub forced: bool,
+    /// What all the changes of its commit share.
+    pub commit: Arc<CommitEntry>,
+}
+
+/// What all the versions of one commit share.
+#[derive(Debug, PartialEq)]
+pub struct CommitEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Actor,
+    /// What the author said.
+    pub message: Option<String>,
+    /// Remarks of the client.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Every state with all its versions; versions are dense from 1.
+#[derive(Debug, Default, PartialEq)]
+pub struct States {
+    by_name: BTreeMap<StateName, Vec<VersionEntry>>,
+    versions: u64,
+}
+
+impl States {
+    /// The newest version, removals included.
+    pub fn newest(&self, name: &StateName) -> Option<(Version, &VersionEntry)> {
+        let versions = self.by_name.get(name)?;
+        Some((Version(versions.len() as u64), versions.last()?))
+    }
+
+    /// The version that a selector chooses, removals included.
+    pub fn select(&self, name: &StateName, at: Selector) -> Option<(Version, &VersionEntry)> {
+        match at {
+            Selector::Newest => self.newest(name),
+            Selector::Version(version) => {
+                let index = usize::try_from(version.0.checked_sub(1)?).ok()?;
+                Some((version, self.by_name.get(name)?.get(index)?))
+            }
+        }
+    }
+
+    /// The existing states after a name, each with its newest version; removed ones are left out.
+    pub fn list(&self, after: Option<&StateName>) -> impl Iterator<Item = VersionInfo> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_name.range::<StateName, _>((start, Bound::Unbounded)).filter_map(|(name, versions)| {
+            let newest = versions.last().filter(|newest| newest.content.is_some())?;
+            Some(newest.info(name, Version(versions.len() as u64)))
+        })
+    }
+
+    /// The versions of a state that are older than `before`, newest first; `None` where it never existed.
+    pub fn log(&self, name: &StateName, before: Option<Version>) -> Option<impl Iterator<Item = VersionInfo>> {
+        let (name, versions) = self.by_name.get_key_value(name)?;
+        let end = before.map_or(versions.len(), |before| versions.len().min(before.0.saturating_sub(1) as usize));
+        Some(versions[..end].iter().enumerate().rev().map(|(i, entry)| entry.info(name, Version(i as u64 + 1))))
+    }
+
+    /// Every version of every state.
+    pub fn all(&self) -> impl Iterator<Item = (&StateName, Version, &VersionEntry)> {
+        self.by_name.iter().flat_map(|(name, versions)| {
+            versions.iter().enumerate().map(move |(i, entry)| (name, Version(i as u64 + 1), entry))
+        })
+    }
+
+    /// How many states exist, and how many versions are kept.
+    pub fn count(&self) -> (u64, u64) {
+        let exist = self.by_name.values().filter(|versions| versions.last().is_some_and(|v| v.content.is_some()));
+        (exist.count() as u64, self.versions)
+    }
+
+    /// The names of all blobs that some version needs.
+    pub fn blobs(&self) -> BTreeSet<&str> {
+        self.all()
+            .filter_map(|(_, _, entry)| match &entry.content.as_ref()?.payload {
+                Payload::Blob { id, .. } => Some(id.as_str()),
+                Payload::Inline { .. } => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        seq: Seq,
+        at: Timestamp,
+        actor: &Actor,
+        event: &Committed,
+    ) -> Result<(), Divergence> {
+        let commit = Arc::new(CommitEntry {
+            at,
+            actor: actor.clone(),
+            message: event.message.clone(),
+            labels: event.labels.clone(),
+        });
+        for change in &event.changes {
+            let versions = self.by_name.entry(change.state.clone()).or_default();
+            if change.version.0 != versions.len() as u64 + 1 {
+                return Err(Divergence(format!(
+                    "version {} of a state follows version {}",
+                    change.version,
+                    versions.len()
+                )));
+            }
+            versions.push(VersionEntry {
+                seq,
+                content: change.content.clone(),
+                forced: change.forced,
+                commit: Arc::clone(&commit),
+            });
+            self.versions += 1;
+        }
+        Ok(())
+    }
+}
+
+impl VersionEntry {
+    /// The facts as a client hears them.
+    pub fn info(&self, state: &StateName, version: Version) -> VersionInfo {
+        VersionInfo {
+            state: state.clone(),
+            version,
+            content: self.content.as_ref().map(|content| ContentInfo {
+                sha256: content.sha256,
+                size_bytes: content.size_bytes,
+                serial: content.serial,
+                lineage: content.lineage.clone(),
+            }),
+            time: self.commit.at,
+            actor: (&self.commit.actor).into(),
+            message: self.commit.message.clone(),
+            labels: self.commit.labels.clone(),
+            forced: self.forced,
+        }
+    }
+}

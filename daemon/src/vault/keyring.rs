@@ -1,0 +1,342 @@
+//! The keyring: what opens the repository and what proves who wrote it, sealed to the users' keys.
+//!
+//! Its plaintext is an age identity file, so `age -d -i my.key keys/1.age` gives what opens every record and blob.
+//! What is ours besides rides in comment lines, in one fixed order: a keyring is parsed, written again, and must match.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use age::secrecy::ExposeSecret;
+use age::x25519;
+use stated_shared::{Digest, Generation, RepositoryId, Timestamp};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::identity::{Identities, Recipient};
+use super::seal::{SealError, Unsealed, open_age, seal_age};
+use super::{KEYRING_FILE_LEN_MAX, RECIPIENTS_MAX, sha256};
+
+const TITLE: &str = "# stated keyring";
+
+/// The chain key: whoever holds it can write what a start believes. `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ChainKey(pub(super) Zeroizing<[u8; 32]>);
+
+impl ChainKey {
+    /// Takes 32 random bytes and wipes the caller's copy.
+    pub fn new(random: &mut [u8; 32]) -> Self {
+        let key = Self(Zeroizing::new(*random));
+        random.zeroize();
+        key
+    }
+}
+
+impl fmt::Debug for ChainKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChainKey(hidden)")
+    }
+}
+
+/// One generation of the repository's keys. `Debug` shows the public half.
+#[derive(Clone)]
+pub struct Keyring {
+    pub(super) generation: Generation,
+    pub(super) repository: RepositoryId,
+    pub(super) created: Timestamp,
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) chain_key: ChainKey,
+    pub(super) identity: x25519::Identity,
+}
+
+/// A keyring as it lies in `keys/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedKeyring {
+    /// A complete age file.
+    pub bytes: Vec<u8>,
+    /// The SHA-256 of `bytes`: a keyring counts only if a chained event holds it.
+    pub digest: Digest,
+}
+
+/// Why a keyring could not be written or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyringError {
+    /// There is no such file.
+    #[error("{} is missing", .0.display())]
+    Missing(PathBuf),
+    /// It is sealed to other keys (exit 78). One flipped byte in a recipient's stanza looks the same.
+    #[error("none of the given keys opens {}", .0.display())]
+    NotOurs(PathBuf),
+    /// It is not what was written (exit 74).
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        what: String,
+    },
+    /// A keyring is never overwritten: what is sealed to it would be lost.
+    #[error("{} exists already", .0.display())]
+    Exists(PathBuf),
+    /// No recipient, or more than [`RECIPIENTS_MAX`].
+    #[error("a keyring has 1 to {RECIPIENTS_MAX} recipients, not {0}")]
+    Recipients(usize),
+    /// The bytes could not be sealed.
+    #[error("cannot seal a keyring")]
+    Seal(#[from] SealError),
+    /// The system refused.
+    #[error("cannot use {}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Keyring {
+    /// A new generation: `age` draws the repository's identity, everything else is an argument.
+    ///
+    /// The recipients are sorted and made unique, since they are a set.
+    pub fn new(
+        generation: Generation,
+        repository: RepositoryId,
+        chain_key: ChainKey,
+        mut recipients: Vec<Recipient>,
+        created: Timestamp,
+    ) -> Result<Self, KeyringError> {
+        recipients.sort_by_key(Recipient::to_string);
+        recipients.dedup();
+        if recipients.is_empty() || recipients.len() > RECIPIENTS_MAX {
+            return Err(KeyringError::Recipients(recipients.len()));
+        }
+        // The text has whole seconds; so has what is written from it again.
+        let created = Timestamp(created.0 / 1000 * 1000);
+        let identity = x25519::Identity::generate();
+        Ok(Self { generation, repository, created, recipients, chain_key, identity })
+    }
+
+    /// Which keyring of the repository it is.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The repository that it belongs to.
+    pub fn repository(&self) -> RepositoryId {
+        self.repository
+    }
+
+    /// Whose keys open it.
+    pub fn recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+
+    /// The keyring's file in the directory `keys/`.
+    pub fn path(keys: &Path, generation: Generation) -> PathBuf {
+        keys.join(format!("{generation}.age"))
+    }
+
+    /// Seals it to its recipients. Every call gives other bytes.
+    pub fn seal(&self) -> Result<SealedKeyring, KeyringError> {
+        let recipients = self.recipients.iter().map(|recipient| &recipient.0 as &dyn age::Recipient);
+        let bytes = seal_age(recipients, self.text().as_bytes())?;
+        let digest = sha256(&bytes);
+        Ok(SealedKeyring { bytes, digest })
+    }
+
+    /// Loads `keys/<generation>.age` and the SHA-256 of that file.
+    ///
+    /// What it says is only as true as the file: the caller compares the digest with the chained event's.
+    pub fn load(keys: &Path, generation: Generation, with: &Identities) -> Result<(Self, Digest), KeyringError> {
+        let path = Self::path(keys, generation);
+        let damaged = |what: String| KeyringError::Damaged { path: path.clone(), what };
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(KEYRING_FILE_LEN_MAX + 1).read_to_end(&mut bytes));
+        read.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => KeyringError::Missing(path.clone()),
+            _ => KeyringError::Io { path: path.clone(), source },
+        })?;
+        let text =
+            open_age(with.as_dyn(), &bytes, KEYRING_FILE_LEN_MAX as usize).map_err(|unsealed| match unsealed {
+                Unsealed::WrongKey => KeyringError::NotOurs(path.clone()),
+                Unsealed::Damaged(what) => damaged(what),
+            })?;
+        let keyring = Self::parse(&text).ok_or_else(|| damaged("its text is not a keyring's".to_owned()))?;
+        if keyring.generation != generation {
+            return Err(damaged(format!("it is generation {}", keyring.generation)));
+        }
+        Ok((keyring, sha256(&bytes)))
+    }
+
+    fn text(&self) -> Zeroizing<String> {
+        let created = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(self.created.0));
+        let chain_key = Zeroizing::new(Digest(*self.chain_key.0).to_string());
+        let secret = self.identity.to_string();
+        // Reserved in full, so that no outgrown copy of the secrets is left behind.
+        let mut text = Zeroizing::new(String::with_capacity(512 + 96 * self.recipients.len()));
+        text.push_str(&format!("{TITLE}\n# generation: {}\n# repository: {}\n", self.generation, self.repository));
+        text.push_str("# chain key: ");
+        text.push_str(&chain_key);
+        text.push('\n');
+        for recipient in &self.recipients {
+            text.push_str(&format!("# sealed to: {recipient}\n"));
+        }
+        text.push_str(&format!("# created: {created}\n# public key: {}\n", self.identity.to_public()));
+        text.push_str(secret.expose_secret());
+        text.push('\n');
+        text
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let field = |name: &'static str| {
+            text.lines().filter_map(move |line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "))
+        };
+        let chain_key: Digest = field("chain key").next()?.parse().ok()?;
+        let created = humantime::parse_rfc3339(field("created").next()?).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let keyring = Self {
+            generation: field("generation").next()?.parse().ok()?,
+            repository: field("repository").next()?.parse().ok()?,
+            created: Timestamp(created.as_secs() * 1000),
+            recipients: field("sealed to").map(|text| text.parse().ok()).collect::<Option<_>>()?,
+            chain_key: ChainKey(Zeroizing::new(chain_key.0)),
+            identity: text.lines().find(|line| !line.starts_with('#'))?.parse().ok()?,
+        };
+        (keyring.text().as_str() == text).then_some(keyring)
+    }
+}
+
+impl SealedKeyring {
+    /// Writes it to `keys/<generation>.age`, durably: afterwards it is there whole, or not at all.
+    ///
+    /// `keys` exists already. A keyring that is there is never replaced.
+    pub fn write(&self, keys: &Path, generation: Generation) -> Result<(), KeyringError> {
+        let path = Keyring::path(keys, generation);
+        let tmp = keys.join(format!("{generation}.tmp"));
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source: io::Error| match source.kind() {
+                io::ErrorKind::AlreadyExists => KeyringError::Exists(path),
+                _ => KeyringError::Io { path, source },
+            }
+        };
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&tmp).map_err(failed(&tmp))?;
+        file.write_all(&self.bytes).and_then(|()| file.sync_all()).map_err(failed(&tmp))?;
+        // Not rename(2) alone, which would replace a keyring in silence.
+        rustix::fs::renameat_with(rustix::fs::CWD, &tmp, rustix::fs::CWD, &path, rustix::fs::RenameFlags::NOREPLACE)
+            .map_err(|errno| failed(&path)(errno.into()))?;
+        fs::File::open(keys).and_then(|dir| dir.sync_all()).map_err(failed(keys))
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyring")
+            .field("generation", &self.generation)
+            .field("repository", &self.repository)
+            .field("recipients", &self.recipients)
+            .field("public_key", &self.identity.to_public())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn user() -> (Identities, Recipient) {
+        let identities = Identities { keys: vec![x25519::Identity::generate()] };
+        let recipient = identities.recipients().remove(0);
+        (identities, recipient)
+    }
+
+    fn keyring(recipients: Vec<Recipient>) -> Keyring {
+        let key = ChainKey::new(&mut [9; 32]);
+        Keyring::new(Generation(1), RepositoryId([5; 16]), key, recipients, Timestamp(1_764_000_000_123)).unwrap()
+    }
+
+    #[test]
+    fn each_recipient_opens_it_and_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let ((alice, a), (bob, b), (eve, _)) = (user(), user(), user());
+        let written = keyring(vec![a, b]);
+        let sealed = written.seal().unwrap();
+        sealed.write(dir.path(), Generation(1)).unwrap();
+        for user in [&alice, &bob] {
+            let (loaded, digest) = Keyring::load(dir.path(), Generation(1), user).unwrap();
+            assert_eq!(digest, sealed.digest);
+            assert_eq!(*loaded.text(), *written.text());
+            assert_eq!(loaded.recipients(), written.recipients());
+        }
+        assert!(matches!(Keyring::load(dir.path(), Generation(1), &eve), Err(KeyringError::NotOurs(_))));
+        assert!(matches!(Keyring::load(dir.path(), Generation(2), &alice), Err(KeyringError::Missing(_))));
+        assert_eq!(fs::metadata(dir.path().join("1.age")).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_keyring_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, recipient) = user();
+        let first = keyring(vec![recipient.clone()]).seal().unwrap();
+        first.write(dir.path(), Generation(1)).unwrap();
+        let second = keyring(vec![recipient]).seal().unwrap();
+        assert!(matches!(second.write(dir.path(), Generation(1)), Err(KeyringError::Exists(_))));
+        assert_eq!(fs::read(dir.path().join("1.age")).unwrap(), first.bytes);
+    }
+
+    #[test]
+    fn every_flipped_byte_of_it_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, recipient) = user();
+        let sealed = keyring(vec![recipient]).seal().unwrap();
+        for at in 0..sealed.bytes.len() {
+            let mut bytes = sealed.bytes.clone();
+            bytes[at] ^= 1;
+            fs::write(dir.path().join("1.age"), &bytes).unwrap();
+            let error = Keyring::load(dir.path(), Generation(1), &alice).unwrap_err();
+            assert!(matches!(error, KeyringError::Damaged { .. } | KeyringError::NotOurs(_)), "byte {at}: {error}");
+        }
+        fs::write(dir.path().join("1.age"), &sealed.bytes[..sealed.bytes.len() - 1]).unwrap();
+        let error = Keyring::load(dir.path(), Generation(1), &alice).unwrap_err();
+        assert!(matches!(error, KeyringError::Damaged { .. }));
+    }
+
+    #[test]
+    fn another_generations_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, recipient) = user();
+        keyring(vec![recipient]).seal().unwrap().write(dir.path(), Generation(2)).unwrap();
+        let error = Keyring::load(dir.path(), Generation(2), &alice).unwrap_err();
+        assert!(matches!(error, KeyringError::Damaged { .. }));
+    }
+
+    #[test]
+    fn a_text_that_would_be_written_otherwise_is_no_keyring() {
+        let keyring = keyring(vec![user().1, user().1]);
+        let text = keyring.text();
+        assert!(Keyring::parse(text.as_bytes()).is_some());
+        assert!(Keyring::parse(format!("{}\n", *text).as_bytes()).is_none());
+        assert!(Keyring::parse(text.replace("# generation: 1", "# generation: 01").as_bytes()).is_none());
+        assert!(Keyring::parse(text.replace("# chain key", "# chain-key").as_bytes()).is_none());
+    }
+
+    #[test]
+    fn debug_hides_the_secrets() {
+        let keyring = keyring(vec![user().1]);
+        let shown = format!("{keyring:?} {:?}", keyring.chain_key);
+        assert!(!shown.contains("0909") && !shown.contains("AGE-SECRET") && !shown.contains("9, 9"), "{shown}");
+    }
+
+    #[test]
+    fn a_keyring_nobody_opens_is_refused() {
+        let key = ChainKey::new(&mut [9; 32]);
+        let made = Keyring::new(Generation(1), RepositoryId([5; 16]), key, vec![], Timestamp(0));
+        assert!(matches!(made, Err(KeyringError::Recipients(0))));
+    }
+}

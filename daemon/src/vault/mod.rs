@@ -1,0 +1,28 @@
+//! The only user of `age`: identities, the keyring, sealing, and the chain that says who wrote.
+//!
+//! Everything on disk is a standard age file, so that stock tools recover it. Recipients are public and age does not
+//! say who wrote a file; whatever is believed is therefore keyed by the chain key, which only the keyring holds.
+//!
+//! **Invariant:** the vault knows no event, no name and no journal, reads no clock, and draws no random number outside
+//! `age` itself.
+
+mod chain;
+mod identity;
+mod keyring;
+mod seal;
+
+pub use chain::{same, sha256};
+pub use identity::{
+    CreateIdentityError, Identities, IdentityError, Recipient, RecipientError, create_identity, load_identities,
+};
+pub use keyring::{ChainKey, Keyring, KeyringError, SealedKeyring};
+pub use seal::{SealError, Unsealed, Vault};
+
+/// Longest header of an age file that is parsed, in bytes: the parser takes quadratic time.
+pub const AGE_HEADER_LEN_MAX: usize = 16 << 10;
+/// Longest identity file that is read, in bytes.
+pub const IDENTITY_FILE_LEN_MAX: u64 = 64 << 10;
+/// Longest keyring file that is read, in bytes.
+pub const KEYRING_FILE_LEN_MAX: u64 = 1 << 20;
+/// Recipients that one keyring may be sealed to; all their stanzas must fit [`AGE_HEADER_LEN_MAX`].
+pub const RECIPIENTS_MAX: usize = 100;

@@ -1,0 +1,242 @@
+//! Sealing to the repository and opening again, whole age files in memory.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::iter;
+
+use age::{DecryptError, Decryptor, EncryptError, Encryptor, x25519};
+use stated_shared::{Digest, Generation, RepositoryId, Seq};
+use zeroize::Zeroizing;
+
+use super::identity::Recipient;
+use super::keyring::Keyring;
+use super::{AGE_HEADER_LEN_MAX, chain};
+
+/// What an age file takes besides its plaintext's chunks: header with grease, nonce. Reserved, not a bound.
+const AGE_HEADER_LEN_USUAL: usize = 512;
+const AGE_CHUNK_LEN: usize = 64 << 10;
+const AGE_TAG_LEN: usize = 16;
+
+/// Why bytes could not be sealed: a bug of ours or a system without random numbers.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The recipients were refused.
+    #[error("cannot seal to these recipients")]
+    Recipients(#[source] EncryptError),
+    /// The stream failed.
+    #[error("cannot seal")]
+    Stream(#[source] io::Error),
+}
+
+/// Why an age file did not open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unsealed {
+    /// It is a well-formed age file for somebody else; a flipped byte in the header can look like that too.
+    #[error("not sealed to this key")]
+    WrongKey,
+    /// It is not what was sealed.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+/// The open keyring: seals, opens and chains. Shared by an `Arc`; `Debug` shows the public half.
+pub struct Vault {
+    keyring: Keyring,
+    keyring_digest: Digest,
+    recipient: x25519::Recipient,
+}
+
+impl Vault {
+    /// Puts a loaded keyring to use; `keyring_digest` is the SHA-256 of its file.
+    pub fn new(keyring: Keyring, keyring_digest: Digest) -> Self {
+        let recipient = keyring.identity.to_public();
+        Self { keyring, keyring_digest, recipient }
+    }
+
+    /// Seals to the repository: a complete, standard age file.
+    pub fn seal(&self, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
+        seal_age(iter::once(&self.recipient as &dyn age::Recipient), plaintext)
+    }
+
+    /// Opens what [`Vault::seal`] gave: exactly one age file, nothing after it.
+    ///
+    /// A plaintext longer than `len_max` is refused before it is held.
+    pub fn open(&self, sealed: &[u8], len_max: usize) -> Result<Zeroizing<Vec<u8>>, Unsealed> {
+        open_age(iter::once(&self.keyring.identity as &dyn age::Identity), sealed, len_max)
+    }
+
+    /// The chain's MAC of a record: keyed, over the MAC before it, its number, and its metadata.
+    #[must_use]
+    pub fn chain(&self, prev: Digest, seq: Seq, metadata: &[u8]) -> Digest {
+        chain::link(&self.keyring.chain_key.0, prev, seq, metadata)
+    }
+
+    /// A key of its own for one use, derived from the chain key.
+    #[must_use]
+    pub fn derive_key(&self, label: &str) -> Zeroizing<[u8; 32]> {
+        chain::derive(&self.keyring.chain_key.0, label)
+    }
+
+    /// Which keyring it is.
+    pub fn generation(&self) -> Generation {
+        self.keyring.generation
+    }
+
+    /// The repository that the keyring belongs to.
+    pub fn repository(&self) -> RepositoryId {
+        self.keyring.repository
+    }
+
+    /// The SHA-256 of the keyring's file.
+    pub fn keyring_digest(&self) -> Digest {
+        self.keyring_digest
+    }
+
+    /// Whose keys open the keyring.
+    pub fn recipients(&self) -> &[Recipient] {
+        &self.keyring.recipients
+    }
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault").field("keyring", &self.keyring).field("digest", &self.keyring_digest).finish()
+    }
+}
+
+/// Seals to these recipients.
+pub(super) fn seal_age<'a>(
+    recipients: impl Iterator<Item = &'a dyn age::Recipient>,
+    plaintext: &[u8],
+) -> Result<Vec<u8>, SealError> {
+    // The costly half (key agreement, header) needs no plaintext: an encryptor can be made ahead of its use.
+    let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
+    seal_with(encryptor, plaintext).map_err(SealError::Stream)
+}
+
+fn seal_with(encryptor: Encryptor, plaintext: &[u8]) -> io::Result<Vec<u8>> {
+    let tags_len = (plaintext.len() / AGE_CHUNK_LEN + 1) * AGE_TAG_LEN;
+    let sealed = Vec::with_capacity(AGE_HEADER_LEN_USUAL + plaintext.len() + tags_len);
+    let mut writer = encryptor.wrap_output(sealed)?;
+    writer.write_all(plaintext)?;
+    // Without this the last chunk is missing.
+    writer.finish()
+}
+
+/// Opens exactly one age file with the first of these identities that fits.
+pub(super) fn open_age<'a>(
+    identities: impl Iterator<Item = &'a dyn age::Identity>,
+    sealed: &[u8],
+    len_max: usize,
+) -> Result<Zeroizing<Vec<u8>>, Unsealed> {
+    let damaged = |what: &str| Unsealed::Damaged(what.to_owned());
+    let head = &sealed[..sealed.len().min(AGE_HEADER_LEN_MAX)];
+    if !head.windows(5).any(|window| window == b"\n--- ") {
+        return Err(Unsealed::Damaged(format!("no age header within {AGE_HEADER_LEN_MAX} bytes")));
+    }
+    let decryptor = Decryptor::new_buffered(sealed).map_err(|_| damaged("its age header is malformed"))?;
+    // A passphrase's work factor is the file's choice, and nothing of ours is sealed to one.
+    if decryptor.is_scrypt() {
+        return Err(damaged("it is sealed to a passphrase"));
+    }
+    let reader = decryptor.decrypt(identities).map_err(|error| match error {
+        DecryptError::NoMatchingKeys => Unsealed::WrongKey,
+        _ => damaged("its age header does not verify"),
+    })?;
+    // Never longer than what is sealed, so the plaintext is not copied about by a growing vector.
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(sealed.len().min(len_max.saturating_add(1))));
+    // The reader goes on to the sealed bytes' end: what follows a last chunk fails to verify there.
+    let mut bounded = reader.take(len_max as u64 + 1);
+    bounded.read_to_end(&mut plaintext).map_err(|_| damaged("its content does not verify"))?;
+    if plaintext.len() > len_max {
+        return Err(Unsealed::Damaged(format!("its content is longer than {len_max} bytes")));
+    }
+    Ok(plaintext)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use stated_shared::Timestamp;
+
+    use super::super::keyring::ChainKey;
+    use super::*;
+
+    fn vault() -> Vault {
+        let recipient = Recipient(x25519::Identity::generate().to_public());
+        let key = ChainKey::new(&mut [9; 32]);
+        let keyring = Keyring::new(Generation(1), RepositoryId([5; 16]), key, vec![recipient], Timestamp(0)).unwrap();
+        let digest = keyring.seal().unwrap().digest;
+        Vault::new(keyring, digest)
+    }
+
+    #[test]
+    fn what_is_sealed_opens() {
+        let vault: Arc<dyn Send + Sync> = Arc::new(vault());
+        drop(vault);
+        let vault = self::vault();
+        for len in [0, 1, AGE_CHUNK_LEN - 1, AGE_CHUNK_LEN, AGE_CHUNK_LEN + 1, 3 * AGE_CHUNK_LEN] {
+            let plaintext: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let sealed = vault.seal(&plaintext).unwrap();
+            assert_eq!(*vault.open(&sealed, len).unwrap(), plaintext);
+            if len > 0 {
+                assert!(matches!(vault.open(&sealed, len - 1), Err(Unsealed::Damaged(_))), "bound at {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_after_an_age_file_are_refused() {
+        let vault = vault();
+        for len in [0, 10, AGE_CHUNK_LEN - 1, AGE_CHUNK_LEN, 2 * AGE_CHUNK_LEN] {
+            let sealed = vault.seal(&vec![3; len]).unwrap();
+            for extra in [1, 16, 17, AGE_CHUNK_LEN + 16] {
+                let mut longer = sealed.clone();
+                longer.resize(sealed.len() + extra, 0);
+                assert!(vault.open(&longer, 1 << 30).is_err(), "{extra} after {len}");
+                // Also where the reader could stop early, being at its bound.
+                assert!(vault.open(&longer, len).is_err(), "{extra} after {len}, bounded");
+            }
+            assert!(vault.open(&sealed[..sealed.len() - 1], 1 << 30).is_err());
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_noticed() {
+        let vault = vault();
+        let sealed = vault.seal(b"content").unwrap();
+        for at in 0..sealed.len() {
+            for bit in 0..8 {
+                let mut flipped = sealed.clone();
+                flipped[at] ^= 1 << bit;
+                assert!(vault.open(&flipped, 100).is_err(), "byte {at} bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_header_is_refused_unparsed() {
+        let vault = vault();
+        let mut hostile = b"age-encryption.org/v1\n".to_vec();
+        for _ in 0..AGE_HEADER_LEN_MAX / 4 {
+            hostile.extend(b"-> a\n\n");
+        }
+        hostile.extend(b"--- AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n");
+        assert_eq!(
+            vault.open(&hostile, 100),
+            Err(Unsealed::Damaged(format!("no age header within {AGE_HEADER_LEN_MAX} bytes")))
+        );
+    }
+
+    #[test]
+    fn another_repositorys_file_is_told_apart() {
+        assert_eq!(vault().open(&vault().seal(b"x").unwrap(), 100), Err(Unsealed::WrongKey));
+    }
+
+    #[test]
+    fn debug_hides_the_secrets() {
+        let shown = format!("{:?}", vault());
+        assert!(!shown.contains("0909") && !shown.contains("AGE-SECRET") && !shown.contains("9, 9"), "{shown}");
+    }
+}
