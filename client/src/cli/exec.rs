@@ -18,6 +18,7 @@ use crate::gateway::default_name::{Repository, default_name};
 use crate::gateway::owner::Owner;
 use crate::gateway::process::GatewayProcess;
 use crate::gateway::{Credential, DIRECTORY_LABEL, directory_label, environment};
+use crate::printable::printable;
 
 /// Run a command whose Terraform keeps its state here
 #[derive(Debug, Args)]
@@ -124,7 +125,7 @@ fn run(command: Command, gateway: &GatewayProcess, context: &Context) -> Result<
         Err(error) => return Ok(child::not_started(&program, &error, &context.output)),
     };
     gateway
-        .remarks(|remark| eprintln!("statectl: {remark}"))
+        .remarks(|remark| eprintln!("statectl: {}", printable(remark)))
         .and_then(|()| wait(&mut started, signals))
         .map_err(|error| failure::local(format!("wait for {program}"), &error))
 }
