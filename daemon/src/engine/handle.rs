@@ -406,8 +406,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
+/// Whether a name is wanted.
+type Matches = Box<dyn Fn(&str) -> bool + Send>;
+
 /// `*` stays in a part of the name, `**` crosses.
-fn matcher(glob: Option<String>) -> Result<Box<dyn Fn(&str) -> bool + Send>, Failure> {
+fn matcher(glob: Option<String>) -> Result<Matches, Failure> {
     let Some(glob) = glob else { return Ok(Box::new(|_| true)) };
     let matcher: GlobMatcher = GlobBuilder::new(&glob)
         .literal_separator(true)
