@@ -1,6 +1,5 @@
 //! A daemon in the foreground, known to serve by its own word.
 
-use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
@@ -11,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, pidfd_send_signal};
 
+use crate::LIMIT;
 use crate::host::{Call, Host};
 use crate::running::{await_readable, pidfd};
-use crate::{LIMIT, programs};
 
 /// A running `stated run`; killed when dropped.
 #[derive(Debug)]
@@ -59,11 +58,6 @@ impl Host {
         command.stdin(Stdio::null()).stdout(file).stderr(error);
         let child = command.spawn().expect("the daemon starts");
         Daemon { pidfd: pidfd(Pid::from_child(&child)), child, log, log_start }
-    }
-
-    /// The path of the program `stated`, for calls through other programs.
-    pub fn stated_path(&self) -> impl AsRef<OsStr> + use<> {
-        programs::stated()
     }
 }
 

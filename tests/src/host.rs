@@ -7,11 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 use serde_json::Value;
 use stated_client::{Client, ConnectOptions};
 use tempfile::TempDir;
 
-use crate::running::{Finished, Running};
+use crate::running::{Finished, Running, await_readable, pidfd};
 use crate::{programs, survivors, tools};
 
 /// A user's home, runtime directory and so on, below one temporary directory.
@@ -174,6 +175,25 @@ impl Host {
     pub fn client_started(&self) -> Client {
         self.statectl(["ls"]).run().ok();
         self.client()
+    }
+
+    /// Stops the daemon that a client started, in good order.
+    #[track_caller]
+    pub fn stop_daemon(&self) {
+        let pid = self.status()["pid"].as_u64().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pidfd = pidfd(pid.expect("a process ID"));
+        pidfd_send_signal(&pidfd, Signal::TERM).expect("the daemon runs");
+        assert!(await_readable(&pidfd), "the daemon does not end");
+    }
+
+    /// The path of the program `statectl`, for calls through other programs.
+    pub fn statectl_path(&self) -> PathBuf {
+        programs::statectl()
+    }
+
+    /// The path of the program `stated`, for calls through other programs.
+    pub fn stated_path(&self) -> PathBuf {
+        programs::stated()
     }
 
     /// Changes the permission bits of a file.
