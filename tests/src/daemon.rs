@@ -51,6 +51,7 @@ impl Host {
     }
 
     fn begin(&self, mut command: Command) -> Daemon {
+        self.by_hand.set(true);
         let log = self.path("daemon.log");
         let file = OpenOptions::new().create(true).append(true).open(&log).expect("a log");
         let log_start = file.metadata().map_or(0, |metadata| metadata.len());

@@ -27,7 +27,7 @@ pub struct Held {
 pub struct Waiting(Running);
 
 impl Host {
-    /// Takes a lock with these arguments before the `--`, and waits until its command runs.
+    /// Takes a lock with these arguments before the `--`, waiting for it where it must, until its command runs.
     #[track_caller]
     pub fn hold(&self, args: &[&str]) -> Held {
         Held::begun(self.lock(args))
@@ -39,6 +39,13 @@ impl Host {
         let mut running = self.lock(args);
         running.says("waiting:");
         Waiting(running)
+    }
+
+    /// Queues for a lock whose command ends at once.
+    pub fn lock_briefly(&self, name: &str) -> Running {
+        let mut running = self.statectl(["lock", name, "--", "true"]).start();
+        running.says("waiting:");
+        running
     }
 
     fn lock(&self, args: &[&str]) -> Running {

@@ -1,5 +1,6 @@
 //! A host of its own: private directories, and an environment that holds nothing else.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -21,6 +22,8 @@ use crate::{programs, survivors, tools};
 #[derive(Debug)]
 pub struct Host {
     dir: TempDir,
+    /// Whether the test starts daemons itself: then no client may come first after a restart.
+    pub(crate) by_hand: Cell<bool>,
 }
 
 /// A call of a program on a host, not yet made.
@@ -35,7 +38,7 @@ impl Host {
     pub fn new() -> Self {
         let base = Some(std::env::temp_dir()).filter(|dir| tools::is_short(dir)).unwrap_or_else(|| "/tmp".into());
         let dir = tempfile::Builder::new().prefix("st").rand_bytes(8).tempdir_in(base).expect("a temporary directory");
-        let host = Self { dir };
+        let host = Self { dir, by_hand: Cell::new(false) };
         for path in [host.home(), host.runtime_dir(), host.path("s"), host.path("c"), host.path("w")] {
             fs::DirBuilder::new().mode(0o700).create(path).expect("a directory");
         }
@@ -90,6 +93,8 @@ impl Host {
     }
 
     /// A program with this host's environment and nothing of ours.
+    ///
+    /// Once the test has started a daemon itself, clients start none.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -102,6 +107,9 @@ impl Host {
             .env("TMPDIR", self.path("w"))
             .current_dir(self.path("w"))
             .process_group(0);
+        if self.by_hand.get() {
+            command.env("STATED_NO_AUTOSTART", "1");
+        }
         command
     }
 
