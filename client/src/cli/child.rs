@@ -52,9 +52,15 @@ pub(super) fn run(
 ) -> Result<u8, Failure> {
     let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let started = if held.bind { start_bound(command, client, &held.id)? } else { start(command) };
-    // Until here an interrupt ends this process, and with it the waiting child.
-    interruptible.store(false, Ordering::Relaxed);
+    // Until the command may run, an interrupt ends this process, and with it the waiting child.
+    let uninterruptible = || interruptible.store(false, Ordering::Relaxed);
+    let started = match held.bind {
+        true => start_held(command, |pid| bind(client, &held.id, pid).inspect(|()| uninterruptible()))?,
+        false => {
+            uninterruptible();
+            start(command)
+        }
+    };
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {
@@ -94,10 +100,13 @@ fn start(mut command: Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Starts the command once the daemon has tied the lock to its process.
+/// Starts the command once `bind` has tied to its process what shall live as long as it does.
 ///
-/// `spawn` returns after the exec, which waits for the daemon's word; so a thread of its own spawns.
-fn start_bound(mut command: Command, client: &mut Client, id: &LockId) -> Result<io::Result<Child>, Failure> {
+/// `spawn` returns after the exec, which waits for that; so a thread of its own spawns.
+pub(super) fn start_held(
+    mut command: Command,
+    bind: impl FnOnce(Pid) -> Result<(), Failure>,
+) -> Result<io::Result<Child>, Failure> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failure::local("make a pipe", &error.into()));
     let (told, tell) = pipe()?;
     let (gate, open) = pipe()?;
@@ -109,7 +118,7 @@ fn start_bound(mut command: Command, client: &mut Client, id: &LockId) -> Result
         child
     });
     let bound = match read_pid(told) {
-        Some(pid) => bind(client, id, pid),
+        Some(pid) => bind(pid),
         // No child came to be; spawn says why.
         None => Ok(()),
     };

@@ -192,6 +192,9 @@ impl Engine {
         let of = Asked { session, connection, number };
         let (ask, process) = match request {
             Request::Commit(commit) => return self.commit(of, commit, room).await,
+            Request::Lock(Lock { ttl_ms: Some(_), .. }) if process.is_some() => {
+                return Err(Failure::new(FailureKind::Usage, "a lease is not tied to a process"));
+            }
             Request::Lock(lock) => (Ask::Lock(lock_ask(lock, process.as_ref())), process),
             Request::Bind { id, hold, .. } => {
                 let Some(process) = process else {
@@ -403,8 +406,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
+/// Whether a name is wanted.
+type Matches = Box<dyn Fn(&str) -> bool + Send>;
+
 /// `*` stays in a part of the name, `**` crosses.
-fn matcher(glob: Option<String>) -> Result<Box<dyn Fn(&str) -> bool + Send>, Failure> {
+fn matcher(glob: Option<String>) -> Result<Matches, Failure> {
     let Some(glob) = glob else { return Ok(Box::new(|_| true)) };
     let matcher: GlobMatcher = GlobBuilder::new(&glob)
         .literal_separator(true)
