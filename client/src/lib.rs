@@ -42,6 +42,8 @@ mod connection;
 #[cfg(feature = "cli")]
 mod diff;
 mod discover;
+#[cfg(feature = "cli")]
+pub mod gateway;
 mod launch;
 #[cfg(feature = "cli")]
 mod printable;

@@ -52,7 +52,10 @@ pub(super) fn run(
 ) -> Result<u8, Failure> {
     let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let started = if held.bind { start_bound(command, client, &held.id)? } else { start(command) };
+    let started = match held.bind {
+        true => start_held(command, |pid| bind(client, &held.id, pid))?,
+        false => start(command),
+    };
     // Until here an interrupt ends this process, and with it the waiting child.
     interruptible.store(false, Ordering::Relaxed);
     let mut child = match started {
@@ -68,13 +71,25 @@ pub(super) fn run(
     Ok(exit_code(status))
 }
 
+/// Ends this process with 130 on an interrupt, as long as the flag is set.
+pub(super) fn exit_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let waiting = Arc::new(AtomicBool::new(true));
+    let interrupt = signal_hook::consts::SIGINT;
+    if !is_ignored(interrupt) {
+        signal_hook::flag::register_conditional_shutdown(interrupt, 130, Arc::clone(&waiting))
+            .map_err(|error| failure::local("handle signals", &error))?;
+    }
+    debug_assert!(waiting.load(Ordering::Relaxed));
+    Ok(waiting)
+}
+
 /// 128 + n for a signal, as shells have it.
-fn exit_code(status: ExitStatus) -> u8 {
+pub(super) fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-fn not_started(program: &str, error: &io::Error, output: &Output) -> u8 {
+pub(super) fn not_started(program: &str, error: &io::Error, output: &Output) -> u8 {
     let missing = error.kind() == io::ErrorKind::NotFound;
     let code = if missing { 127 } else { 126 };
     let failure = Failure::new(FailureKind::Other, format!("cannot run {program}: {error}"));
@@ -94,10 +109,13 @@ fn start(mut command: Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Starts the command once the daemon has tied the lock to its process.
+/// Starts the command once `bind` has tied to its process what shall live as long as it does.
 ///
-/// `spawn` returns after the exec, which waits for the daemon's word; so a thread of its own spawns.
-fn start_bound(mut command: Command, client: &mut Client, id: &LockId) -> Result<io::Result<Child>, Failure> {
+/// `spawn` returns after the exec, which waits for that; so a thread of its own spawns.
+pub(super) fn start_held(
+    mut command: Command,
+    bind: impl FnOnce(Pid) -> Result<(), Failure>,
+) -> Result<io::Result<Child>, Failure> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failure::local("make a pipe", &error.into()));
     let (told, tell) = pipe()?;
     let (gate, open) = pipe()?;
@@ -109,7 +127,7 @@ fn start_bound(mut command: Command, client: &mut Client, id: &LockId) -> Result
         child
     });
     let bound = match read_pid(told) {
-        Some(pid) => bind(client, id, pid),
+        Some(pid) => bind(pid),
         // No child came to be; spawn says why.
         None => Ok(()),
     };
@@ -200,11 +218,18 @@ fn signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
     }
 }
 
-struct Events {
-    child: bool,
+/// What a wait ended with, besides signals.
+pub(super) struct Events {
+    pub(super) child: bool,
 }
 
-fn wait(pidfd: &OwnedFd, client: Option<BorrowedFd<'_>>, in_contact: bool, signals: &Signals) -> io::Result<Events> {
+/// Waits for the command's end, for a signal, and for news from the daemon where there is a client.
+pub(super) fn wait(
+    pidfd: &OwnedFd,
+    client: Option<BorrowedFd<'_>>,
+    in_contact: bool,
+    signals: &Signals,
+) -> io::Result<Events> {
     let timeout = (in_contact && client.is_none()).then_some(&RECONNECT_PAUSE);
     let mut fds = vec![
         PollFd::new(pidfd, PollFlags::IN),
@@ -219,7 +244,7 @@ fn wait(pidfd: &OwnedFd, client: Option<BorrowedFd<'_>>, in_contact: bool, signa
 }
 
 /// The signals that this process passes on; an interrupt or quit reaches the command from the terminal itself.
-struct Signals {
+pub(super) struct Signals {
     terminate: UnixStream,
     hang_up: UnixStream,
     /// The other ends of pipes that no signal feeds: closed, they would read as end of file for ever.
@@ -228,7 +253,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn register() -> io::Result<Self> {
+    pub(super) fn register() -> io::Result<Self> {
         // A handler, not SIG_IGN, which the command would inherit.
         if !is_ignored(SIGQUIT) {
             signal_hook::flag::register(SIGQUIT, Arc::default())?;
@@ -250,7 +275,7 @@ impl Signals {
         Ok(read)
     }
 
-    fn forward(&mut self, pidfd: &OwnedFd) -> io::Result<()> {
+    pub(super) fn forward(&mut self, pidfd: &OwnedFd) -> io::Result<()> {
         let mut bytes = [0; 64];
         for (pipe, number) in [(&mut self.terminate, Signal::TERM), (&mut self.hang_up, Signal::HUP)] {
             if matches!(pipe.read(&mut bytes), Ok(count) if count > 0) {

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -73,7 +71,7 @@ pub(super) struct LockVerb {
 
 impl LockVerb {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let waiting = exit_on_interrupt()?;
+        let waiting = child::exit_on_interrupt()?;
         let mut client = context.connect()?;
         tell_holders(&mut client);
         let grant = match client.lock(&self.request()?, None) {
@@ -165,16 +163,4 @@ fn tell_holders(client: &mut Client) {
         let who = if holders.is_empty() { "others wait for it".to_owned() } else { holders.join("; ") };
         eprintln!("statectl: waiting: {}{before}", printable(&who));
     }));
-}
-
-/// Ends this process with 130 on an interrupt, as long as the flag is set.
-fn exit_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
-    let waiting = Arc::new(AtomicBool::new(true));
-    let interrupt = signal_hook::consts::SIGINT;
-    if !child::is_ignored(interrupt) {
-        signal_hook::flag::register_conditional_shutdown(interrupt, 130, Arc::clone(&waiting))
-            .map_err(|error| failure::local("handle signals", &error))?;
-    }
-    debug_assert!(waiting.load(Ordering::Relaxed));
-    Ok(waiting)
 }

@@ -8,7 +8,9 @@ mod audit;
 mod break_lock;
 mod child;
 mod diff;
+mod exec;
 mod failure;
+mod gateway;
 mod get;
 mod list;
 mod lock;
@@ -32,6 +34,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use stated_shared::Failure;
 
+use crate::gateway::process;
 use crate::{Client, ConnectOptions};
 use output::Output;
 
@@ -89,6 +92,10 @@ enum Verb {
     Rollback(rollback::Rollback),
     Rm(remove::Remove),
     Lock(lock::LockVerb),
+    Exec(exec::Exec),
+    Gateway(gateway::Gateway),
+    #[command(name = process::VERB, hide = true)]
+    ServeGateway,
     Renew(renew::Renew),
     Unlock(unlock::Unlock),
     Break(break_lock::Break),
@@ -141,6 +148,9 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Rollback(rollback) => rollback.run(context),
         Verb::Rm(remove) => remove.run(context),
         Verb::Lock(lock) => lock.run(context),
+        Verb::Exec(exec) => exec.run(context),
+        Verb::Gateway(gateway) => gateway.run(context),
+        Verb::ServeGateway => Ok(process::run()),
         Verb::Renew(renew) => renew.run(context),
         Verb::Unlock(unlock) => unlock.run(context),
         Verb::Break(break_lock) => break_lock.run(context),

@@ -1,0 +1,156 @@
+//! The daemon behind a gateway: one session for locks, and as many as needed for the rest.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use stated_shared::{
+    Commit, Committed, Failure, FailureKind, Grant, Lock, LockId, LockInfo, Notice, Reply, Request, Selector,
+    StateName, VersionInfo,
+};
+
+use super::Backend;
+use crate::{Client, ConnectOptions};
+
+/// Sessions that are kept for the next request.
+const IDLE_MAX: usize = 4;
+/// How often a lost connection is looked after.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Sessions with one daemon.
+///
+/// Locks have one of their own, so that a lock never waits for a large upload, and so that news of their loss comes to
+/// one place. Reads and writes take whichever is idle.
+pub struct Daemon {
+    options: ConnectOptions,
+    locks: Mutex<Client>,
+    idle: Mutex<Vec<Client>>,
+}
+
+impl Daemon {
+    /// Opens the session for locks.
+    pub fn connect(options: ConnectOptions) -> Result<Self, Failure> {
+        let locks = Mutex::new(Client::connect(&options)?);
+        Ok(Self { options, locks, idle: Mutex::default() })
+    }
+
+    /// The socket that answered.
+    pub fn socket(&self) -> PathBuf {
+        self.locks().socket().to_owned()
+    }
+
+    /// Tells each lock that was broken or expired, until the session cannot be resumed any more.
+    ///
+    /// Blocks; for a thread of its own.
+    pub fn watch_locks(&self, mut lost: impl FnMut(&LockId, &str)) -> Failure {
+        loop {
+            // The descriptor is waited for without the session, which requests need meanwhile.
+            let descriptor = self.locks().as_fd().and_then(|fd| fd.try_clone_to_owned().ok());
+            match descriptor {
+                Some(descriptor) => {
+                    let _ = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None);
+                }
+                None => {
+                    let pause = Timespec::try_from(RECONNECT).ok();
+                    let _ = poll(&mut [], pause.as_ref());
+                }
+            }
+            let notices = self.locks().poll_notices();
+            match notices {
+                Ok(notices) => notices.iter().for_each(|notice| {
+                    if let Notice::LockLost { id, why } = notice {
+                        lost(id, why);
+                    }
+                }),
+                Err(failure) => return failure,
+            }
+        }
+    }
+
+    fn locks(&self) -> MutexGuard<'_, Client> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Client>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks in an idle session or a new one.
+    fn with_any<T>(&self, ask: impl FnOnce(&mut Client) -> Result<T, Failure>) -> Result<T, Failure> {
+        let idle = self.idle().pop();
+        let mut client = match idle {
+            Some(client) => client,
+            None => Client::connect(&self.options)?,
+        };
+        let result = ask(&mut client);
+        let sound = !matches!(&result, Err(failure) if failure.kind == FailureKind::Unavailable);
+        let mut idle = self.idle();
+        if sound && idle.len() < IDLE_MAX {
+            idle.push(client);
+        }
+        result
+    }
+
+    fn in_lock_session(&self, request: &Request) -> Result<Reply, Failure> {
+        self.locks().call(request)
+    }
+}
+
+impl Backend for Daemon {
+    fn get(&self, state: &StateName) -> Result<(VersionInfo, Vec<u8>), Failure> {
+        self.with_any(|client| client.get(state, Selector::Newest))
+    }
+
+    fn commit(&self, commit: Commit) -> Result<Committed, Failure> {
+        self.with_any(|client| client.commit(commit))
+    }
+
+    fn lock(&self, lock: &Lock, pidfd: Option<BorrowedFd<'_>>) -> Result<Grant, Failure> {
+        self.locks().lock(lock, pidfd)
+    }
+
+    fn renew(&self, id: &LockId) -> Result<(), Failure> {
+        self.in_lock_session(&Request::Renew { id: id.clone(), ttl_ms: None }).map(drop)
+    }
+
+    fn unlock(&self, id: &LockId) -> Result<(), Failure> {
+        self.locks().unlock(id)
+    }
+
+    fn break_lock(&self, name: &StateName, id: &LockId) -> Result<(), Failure> {
+        self.in_lock_session(&Request::Break { name: name.clone(), id: Some(id.clone()) }).map(drop)
+    }
+
+    fn holders(&self, name: &StateName) -> Result<Vec<LockInfo>, Failure> {
+        // A name may hold what a glob gives a meaning; the rows are compared with the name itself.
+        let glob = Some(literal_glob(name.as_str()));
+        match self.in_lock_session(&Request::Locks { glob, after: None })? {
+            Reply::Locks(page) => Ok(page.locks.into_iter().filter(|row| row.name == *name).collect()),
+            _ => Err(Failure::new(FailureKind::Protocol, "the daemon's answer does not fit the request")),
+        }
+    }
+}
+
+/// A glob that matches this text: what has a meaning in globs matches any one character.
+fn literal_glob(text: &str) -> String {
+    text.chars().map(|c| if "*?[]{}!\\".contains(c) { '?' } else { c }).collect()
+}
+
+/// Runs the watch on a thread, telling the work and the user.
+pub fn spawn_watch(daemon: &Arc<Daemon>, lost: impl FnMut(&LockId, &str) + Send + 'static) {
+    let daemon = Arc::clone(daemon);
+    // It ends with the process: it has nothing to finish.
+    std::thread::spawn(move || daemon.watch_locks(lost));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_glob_characters_is_found() {
+        assert_eq!(literal_glob("a/b*c[1]"), "a/b?c?1?");
+    }
+}

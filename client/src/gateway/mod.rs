@@ -1,0 +1,58 @@
+//! Foreign protocols, translated to requests of the daemon in the user's own rights.
+//!
+//! A gateway is a process of its own. It listens on loopback or a Unix socket, lets in who knows the run's
+//! credential, and speaks Terraform's `http` backend (docs/gateway.md). The one that `exec` starts lives until the
+//! work is gone, so that killing `exec` neither frees a lock under a living Terraform nor takes away the place where
+//! it saves its state.
+//!
+//! **Invariant:** the protocol (`terraform`) knows neither sockets nor headers, and reaches the daemon only through
+//! [`Backend`]; what the daemon decides is never decided again here.
+
+mod answer;
+mod backend;
+mod body;
+pub mod configuration;
+pub mod control;
+mod daemon;
+pub mod environment;
+mod guard;
+mod lock_document;
+pub mod owner;
+mod percent;
+pub mod process;
+pub mod server;
+pub mod standing;
+mod terraform;
+mod work;
+
+pub mod default_name;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+use stated_shared::Digest;
+use stated_shared::limits::LABEL_LEN_MAX;
+
+pub use backend::Backend;
+pub use guard::Credential;
+
+/// Largest state that a gateway takes, in bytes.
+pub const STATE_LEN_MAX: usize = 256 << 20;
+
+/// The label that says where a version was written from.
+pub const DIRECTORY_LABEL: &str = "directory";
+
+/// `host:/absolute/path`; the path's SHA-256 where it is too long for a label.
+pub fn directory_label(host: &str, directory: &Path) -> String {
+    let label = format!("{host}:{}", directory.display());
+    if label.len() <= LABEL_LEN_MAX {
+        return label;
+    }
+    let digest: [u8; 32] = Sha256::digest(label.as_bytes()).into();
+    format!("sha256:{}", Digest(digest))
+}

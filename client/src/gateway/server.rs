@@ -1,0 +1,332 @@
+//! Accepts connections, lets requests in, and hands them to the protocol.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use stated_shared::{StateName, Timestamp};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+use super::answer::Answer;
+use super::backend::Backend;
+use super::body::Memory;
+use super::guard::Guard;
+use super::owner::{ClientSocket, Owner};
+use super::percent;
+use super::terraform::{Call, Terraform, Verb};
+
+/// Where states are found: this, then the percent-encoded name.
+pub const STATE_PATH: &str = "/v1/state/";
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may take to send a request's head, or be idle.
+///
+/// Longer than Terraform keeps an idle connection (90 s): it would send a request into one that is being closed.
+const HEAD_MAX: Duration = Duration::from_secs(120);
+/// Longest head, in bytes.
+const HEAD_LEN_MAX: usize = 64 << 10;
+/// Most header lines.
+const HEADERS_MAX: usize = 64;
+/// How long requests in flight are awaited at the end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Where a gateway listens.
+#[derive(Debug)]
+pub enum Listener {
+    /// On loopback.
+    Tcp(TcpListener),
+    /// In the file system.
+    Unix(UnixListener),
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+enum Peer {
+    Tcp(ClientSocket),
+    Unix { pid: Option<u32> },
+}
+
+impl Peer {
+    /// The kernel's word on a TCP connection; `None` where it is another user's, or closed again.
+    fn of_tcp(client: SocketAddr, server: SocketAddr, own: u32) -> Option<Self> {
+        ClientSocket::find(client, server).filter(|socket| socket.uid == own).map(Self::Tcp)
+    }
+
+    /// The kernel's word on a Unix connection.
+    fn of_unix(stream: &UnixStream, own: u32) -> Option<Self> {
+        let credentials = stream.peer_cred().ok().filter(|credentials| credentials.uid() == own)?;
+        // 0 is a process of another PID namespace.
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
+        Some(Self::Unix { pid })
+    }
+
+    fn owner(&self) -> Option<Owner> {
+        match self {
+            Self::Tcp(socket) => socket.owner(),
+            // The ID is the one that connected, held open by its connection: it is the peer unless that has ended.
+            Self::Unix { pid } => Owner::open((*pid)?),
+        }
+    }
+}
+
+/// Which states a gateway serves.
+#[derive(Debug, Clone)]
+pub enum States {
+    /// The one of a run.
+    One(StateName),
+    /// Every one.
+    All,
+}
+
+/// One gateway, ready to serve.
+pub struct Gateway<B> {
+    /// Lets requests in.
+    pub guard: Guard,
+    /// Which states it serves.
+    pub states: States,
+    /// What it makes of them.
+    pub terraform: Terraform<B>,
+    /// The memory for bodies.
+    pub memory: Memory,
+}
+
+impl<B: Backend> Gateway<B> {
+    /// Serves until told to end, then answers what is in flight, for a little while.
+    pub async fn serve(self: Arc<Self>, listener: Listener, end: impl Future<Output = ()>) -> io::Result<()> {
+        let own = rustix::process::geteuid().as_raw();
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let (closing, _) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        let mut end = pin!(end);
+        loop {
+            while connections.try_join_next().is_some() {}
+            let accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                () = &mut end => break,
+                accepted = accepted => accepted,
+            };
+            let accepted = match accepted {
+                Ok(accepted) => accepted,
+                // The peer's doing; the listener is well.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error),
+            };
+            let (gateway, closing) = (Arc::clone(&self), closing.subscribe());
+            connections.spawn(async move {
+                let _place = place;
+                let _busy = gateway.terraform.work.begin();
+                match accepted {
+                    Accepted::Tcp(stream, client, server) => {
+                        let peer = spawn_blocking(move || Peer::of_tcp(client, server, own)).await.ok().flatten();
+                        gateway.converse(stream, peer, closing).await;
+                    }
+                    Accepted::Unix(stream) => {
+                        let peer = Peer::of_unix(&stream, own);
+                        gateway.converse(stream, peer, closing).await;
+                    }
+                }
+            });
+        }
+        drop(listener);
+        closing.send_replace(true);
+        let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+        connections.shutdown().await;
+        Ok(())
+    }
+
+    /// Answers the requests of one connection; one of nobody that may connect is dropped without a word.
+    async fn converse<S>(self: Arc<Self>, stream: S, peer: Option<Peer>, mut closing: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(peer) = peer else { return };
+        let service = service_fn(|request| {
+            let (gateway, peer) = (Arc::clone(&self), peer.clone());
+            async move { Ok::<_, Infallible>(gateway.answer(peer, request).await) }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_MAX)
+                .max_headers(HEADERS_MAX)
+                .max_header_size(HEAD_LEN_MAX)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        // An error here is a peer that left or spoke no HTTP, and was told so.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            _ = closing.wait_for(|closing| *closing) => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+
+    async fn answer(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        match self.try_answer(peer, request).await {
+            Ok(answer) | Err(answer) => answer.into_response(),
+        }
+    }
+
+    async fn try_answer(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Result<Answer, Answer> {
+        let (head, body) = request.into_parts();
+        self.guard.check(&head.uri, &head.headers).map_err(|refusal| Answer::text(refusal.status(), refusal))?;
+        let state = self.state(head.uri.path())?;
+        let verb = verb(&head.method)?;
+        let body = self.memory.read(body, &head.headers, verb.body_len_max()).await;
+        let body = body.map_err(|error| Answer::text(error.status(), error))?;
+        let id = id(&head.uri);
+        let busy = self.terraform.work.begin();
+        let answered = spawn_blocking(move || {
+            // A request that was read is done, also where its sender has gone meanwhile.
+            let (_busy, mut body) = (busy, body);
+            let owner = if verb.needs_owner() { peer.owner() } else { None };
+            let now = now();
+            let bytes = std::mem::take(&mut body.bytes);
+            self.terraform.answer(&mut Call { verb, state, id, body: bytes, owner, now })
+        });
+        answered.await.map_err(|_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed, see its log"))
+    }
+
+    fn state(&self, path: &str) -> Result<StateName, Answer> {
+        let bad = |what: &dyn std::fmt::Display| Answer::text(StatusCode::BAD_REQUEST, what);
+        let Some(encoded) = path.strip_prefix(STATE_PATH) else {
+            return Err(bad(&format_args!("states are found below {STATE_PATH}")));
+        };
+        let name = percent::decode(encoded).ok_or_else(|| bad(&"the path is not percent-encoded UTF-8"))?;
+        let name = StateName::parse(&name).map_err(|error| bad(&error))?;
+        match &self.states {
+            // Not 404: Terraform would take it for an empty state.
+            States::One(only) if *only != name => {
+                Err(Answer::text(StatusCode::FORBIDDEN, format_args!("this gateway serves {only} only")))
+            }
+            _ => Ok(name),
+        }
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream, SocketAddr, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, client) = listener.accept().await?;
+                let server = stream.local_addr()?;
+                // Answers are small and awaited.
+                stream.set_nodelay(true)?;
+                Ok(Accepted::Tcp(stream, client, server))
+            }
+            Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+
+    /// The port; 0 for a listener that has none.
+    pub fn port(&self) -> io::Result<u16> {
+        Ok(match self {
+            Self::Tcp(listener) => listener.local_addr()?.port(),
+            Self::Unix(_) => 0,
+        })
+    }
+
+    /// The `Host` headers that name this listener.
+    pub fn hosts(&self) -> io::Result<Vec<String>> {
+        Ok(match self {
+            Self::Tcp(listener) => vec![listener.local_addr()?.to_string()],
+            Self::Unix(_) => vec!["localhost".to_owned()],
+        })
+    }
+}
+
+/// An address that a gateway may listen on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// On loopback.
+    Tcp(SocketAddr),
+    /// In the file system.
+    Unix(PathBuf),
+}
+
+/// A text that is no such address.
+#[derive(Debug, thiserror::Error)]
+#[error("a gateway listens on a loopback address such as 127.0.0.1:0, or on unix:PATH, not on {0:?}")]
+pub struct AddressError(String);
+
+impl std::str::FromStr for Address {
+    type Err = AddressError;
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let error = || AddressError(text.to_owned());
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() { Err(error()) } else { Ok(Self::Unix(path.into())) };
+        }
+        let address: SocketAddr = text.parse().map_err(|_| error())?;
+        if address.ip().is_loopback() { Ok(Self::Tcp(address)) } else { Err(error()) }
+    }
+}
+
+fn verb(method: &Method) -> Result<Verb, Answer> {
+    match method.as_str() {
+        "GET" => Ok(Verb::Read),
+        "POST" | "PUT" => Ok(Verb::Write),
+        "DELETE" => Ok(Verb::Remove),
+        "LOCK" => Ok(Verb::Lock),
+        "UNLOCK" => Ok(Verb::Unlock),
+        _ => Err(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this method means nothing here")),
+    }
+}
+
+/// The `ID` that Terraform puts into the query of a write.
+fn id(uri: &Uri) -> Option<String> {
+    let pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.into_iter().find(|(key, _)| *key == "ID")?;
+    // What does not decode is no lock ID, and is refused as such.
+    Some(percent::decode(value).unwrap_or_default())
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod address_tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_and_the_file_system() {
+        assert_eq!("127.0.0.1:0".parse::<Address>().unwrap(), Address::Tcp(([127, 0, 0, 1], 0).into()));
+        assert_eq!("unix:/run/x".parse::<Address>().unwrap(), Address::Unix("/run/x".into()));
+        assert!("[::1]:80".parse::<Address>().is_ok());
+        for text in ["0.0.0.0:80", "[::]:80", "192.168.0.1:80", "localhost:80", "unix:", "", ":80", "127.0.0.1"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_lock_id_is_found_in_the_query() {
+        let id = |uri: &str| id(&uri.parse().unwrap());
+        assert_eq!(id("/x?a=b&ID=9f-2c").as_deref(), Some("9f-2c"));
+        assert_eq!(id("/x?ID=a%20b").as_deref(), Some("a b"));
+        assert_eq!(id("/x?id=1"), None);
+        assert_eq!(id("/x"), None);
+    }
+}
