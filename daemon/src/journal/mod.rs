@@ -4,10 +4,10 @@
 //! genuine is told to it by the visitor of [`Journal`]'s `open`, which every implementation has.
 
 pub mod limits;
-pub mod local;
-pub mod memory;
+mod local;
+mod memory;
 #[cfg(test)]
-pub mod suite;
+mod suite;
 
 use std::fmt;
 use std::io;
@@ -16,6 +16,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use stated_shared::{Digest, Seq};
+
+pub use local::{LocalJournal, Presence, presence};
+pub use memory::{Fault, Landed, MemoryJournal, MemoryStorage};
 
 /// One durable append: a batch of events, sealed.
 #[derive(Clone, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub enum Ended {
 }
 
 /// Sees every record in order while a journal opens, and says whether it is genuine.
+///
+/// A record that it refuses may be a torn one, after which the opening succeeds: refusing leaves the visitor as it was.
 pub type Visitor<'a> = &'a mut dyn FnMut(&Record) -> Result<RecordKind, Unverified>;
 
 /// The random name of a blob.

@@ -90,11 +90,11 @@ impl Writer {
         let header = Header { seq: record.seq, len: record.sealed.len(), mac: record.mac };
         header.encode_into(&mut self.buffer);
         self.buffer.extend_from_slice(&record.sealed);
-        self.make_room(record.seq, reserve)?;
 
-        // A reader's look at the tail waits for this, so that it sees no record in part.
+        // A reader's look at the layout waits for this, so that it sees no file or record half-made.
         let reader = Arc::clone(&self.reader);
         let _tail = reader.hold_tail();
+        self.make_room(record.seq, reserve)?;
         let at = self.segment.end;
         debug_assert!(at + (self.buffer.len() as u64) < self.segment.filled);
         self.write_and_sync(at).map_err(|source| failed(&self.segment.path, source))?;
@@ -155,6 +155,8 @@ impl Writer {
 
     /// Trims the fill.
     pub fn close(mut self) -> Result<(), AppendError> {
+        let reader = Arc::clone(&self.reader);
+        let _tail = reader.hold_tail();
         match self.segment.end {
             _ if self.poisoned => Err(AppendError::Poisoned),
             // A log file without a record keeps its fill: an empty one is damage.

@@ -30,7 +30,7 @@ pub enum Presence {
 }
 
 /// The whole of `FORMAT` for this repository.
-pub fn format_text(repository: RepositoryId) -> String {
+pub(super) fn format_text(repository: RepositoryId) -> String {
     format!(
         "{FIRST_LINE}{REPOSITORY_LINE}{repository}\n\
          \n\

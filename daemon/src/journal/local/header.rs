@@ -82,7 +82,10 @@ impl Header {
 /// The first digits of the SHA-256 of the line up to here, its last space included.
 fn check(line: &[u8]) -> [u8; CHECK_DIGITS] {
     let mut digits = [0; CHECK_DIGITS];
-    digits.copy_from_slice(&sha256(line).to_string().as_bytes()[..CHECK_DIGITS]);
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(sha256(line).0) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+    }
     digits
 }
 

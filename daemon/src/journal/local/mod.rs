@@ -8,7 +8,7 @@
 //! - A failed write or sync poisons the journal: nothing is retried, the process replays.
 //!
 //! Guarantee 6 is kept by a `flock` on the directory `log`, which the journal holds until it is dropped; it works
-//! between processes as within one. The daemon's LOCK is somebody else's and comes before.
+//! between processes as within one, and a read-only journal takes it too. The daemon's LOCK is somebody else's and comes before.
 
 mod append;
 mod blobs;
@@ -28,7 +28,7 @@ use stated_shared::{RepositoryId, Seq};
 use super::{AppendError, Blobs, Ended, Journal, OpenError, OpenMode, Reader, Record, Visitor};
 use append::Writer;
 use blobs::LocalBlobs;
-pub use format::{Presence, format_text, presence};
+pub use format::{Presence, presence};
 use reader::LocalReader;
 
 /// The journal of one state directory.

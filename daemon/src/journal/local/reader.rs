@@ -122,7 +122,15 @@ impl Reader for LocalReader {
 
     fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError> {
         let mut found = Vec::new();
-        // Appending waits for the rest of this, which is brief: directory entries and the fill.
+        self.check_log(&mut found)?;
+        blobs::strays(&self.dir, &mut found).map_err(self.failed(blobs::BLOB_DIR))?;
+        Ok(found)
+    }
+}
+
+impl LocalReader {
+    fn check_log(&self, found: &mut Vec<(String, u64, String)>) -> Result<(), ReadError> {
+        // Appending waits for this, which is brief: the entries of one directory, and the fill.
         let _tail = self.hold_tail();
         let segments: Vec<(Seq, Arc<File>, u64)> = {
             let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
@@ -158,8 +166,7 @@ impl Reader for LocalReader {
                 found.push((format!("{LOG_DIR}/{name}"), 0, "a file that does not belong to the log".to_owned()));
             }
         }
-        blobs::strays(&self.dir, &mut found).map_err(self.failed(blobs::BLOB_DIR))?;
-        Ok(found)
+        Ok(())
     }
 }
 

@@ -237,6 +237,54 @@ fn the_log_goes_on_in_a_new_file() {
 }
 
 #[test]
+fn a_look_at_the_layout_sees_nothing_half_made() {
+    let dir = Directory::create();
+    let mut journal = dir.repair().unwrap();
+    journal.writer.as_mut().unwrap().segment_len = 2000;
+    let reader = journal.reader();
+    std::thread::scope(|scope| {
+        // Bounded: a lock that is taken again at once lets nobody else in.
+        scope.spawn(move || (0..400).for_each(|_| assert_eq!(reader.check_layout().unwrap(), [])));
+        (1..=200).for_each(|seq| journal.append(&batch(seq)).unwrap());
+    });
+}
+
+/// Needs a small file system of its own, named by `STATED_TEST_SMALL_DISK` (1 to 16 MiB, empty).
+#[test]
+fn a_really_full_disk_refuses_and_loses_nothing() {
+    let Some(disk) = std::env::var_os("STATED_TEST_SMALL_DISK") else {
+        eprintln!("SKIPPED: STATED_TEST_SMALL_DISK names no small file system");
+        return;
+    };
+    let dir = Directory(tempfile::tempdir_in(disk).unwrap());
+    LocalJournal::create(dir.path(), REPOSITORY).unwrap();
+    let mut journal = dir.repair().unwrap();
+    let ballast = dir.path().join("ballast");
+    fs::write(&ballast, vec![1; 2 * FILL_LEN as usize]).unwrap();
+    let large = |seq| record(seq, 200_000, RecordKind::Batch);
+    let full = (1..).find_map(|seq| journal.append(&large(seq)).err()).unwrap();
+    assert!(matches!(full, AppendError::Full { .. }), "{full}");
+    let last = journal.last();
+    assert!(last > Seq(2));
+    assert_eq!(fs::metadata(dir.log(1)).unwrap().len() % FILL_LEN, 0, "the partial growth is taken back");
+    let blobs = journal.blobs();
+    let full = (0..=255).find_map(|n| blobs.write(BlobId([n; 16]), &[1; 100_000]).err()).unwrap();
+    assert!(matches!(full, AppendError::Full { .. }), "{full}");
+    // The reserve takes small records until it is used up; then the disk is full for them too.
+    let small = |seq: u64| record(seq, 600, RecordKind::Batch);
+    let full = (last.0 + 1..).find_map(|seq| journal.append_from_reserve(&small(seq)).err()).unwrap();
+    assert!(matches!(full, AppendError::Full { .. }), "{full}");
+    let taken = journal.last().0 - last.0;
+    assert!(taken >= RESERVE_LEN / 700, "{taken}");
+    let last = journal.last();
+    drop(journal);
+    let mut journal = dir.repair().unwrap();
+    assert_eq!(journal.last(), last);
+    fs::remove_file(ballast).unwrap();
+    journal.append(&small(last.next().0)).unwrap();
+}
+
+#[test]
 fn a_missing_or_foreign_log_file_is_damage() {
     for missing in 0..4 {
         let dir = in_many_files(30);
@@ -302,7 +350,7 @@ fn an_earlier_file_has_no_torn_tail() {
     bytes[len - 600..].fill(0);
     bytes.resize(FILL_LEN as usize, 0);
     fs::write(file, &bytes).unwrap();
-    damage(&dir);
+    assert!(file.ends_with(damage(&dir).0));
 }
 
 #[test]
@@ -326,7 +374,7 @@ fn a_clean_stop_gives_the_fill_back() {
 fn a_record_larger_than_the_fill_fits() {
     let dir = Directory::create();
     let mut journal = dir.repair().unwrap();
-    for (seq, len) in [(1, 10), (2, FILL_LEN as usize), (3, 3 * FILL_LEN as usize + 1), (4, 10)] {
+    for (seq, len) in [(1, FILL_LEN as usize - 1000), (2, FILL_LEN as usize), (3, 3 * FILL_LEN as usize + 1), (4, 10)] {
         journal.append(&record(seq, len, RecordKind::Batch)).unwrap();
         let file_len = fs::metadata(dir.log(1)).unwrap().len();
         assert!(file_len >= journal.reader().len_bytes() + RESERVE_LEN);
@@ -348,6 +396,21 @@ fn the_reserve_takes_what_a_full_disk_refuses() {
     journal.append_from_reserve(&record(2, room, RecordKind::Batch)).unwrap();
     drop(journal);
     assert_eq!(dir.repair().unwrap().last(), Seq(2));
+}
+
+/// Otherwise its loss could not be told from damage to a log that a clean stop trimmed.
+#[test]
+fn the_fill_reaches_past_every_record() {
+    let dir = Directory::create();
+    let mut journal = dir.repair().unwrap();
+    let header_len = 90;
+    let first = record(1, 2 * FILL_LEN as usize - header_len, RecordKind::Batch);
+    journal.append_from_reserve(&first).unwrap();
+    assert_eq!(journal.reader().len_bytes(), 2 * FILL_LEN, "the test knows the header's length");
+    assert_eq!(fs::metadata(dir.log(1)).unwrap().len(), 3 * FILL_LEN);
+    drop(journal);
+    dir.lose_last();
+    assert_eq!(dir.repair().unwrap().last(), Seq(0));
 }
 
 /// Once in 2^17 records a sector's part is a zero byte by chance; then it must not lie there.
@@ -390,7 +453,7 @@ fn format_is_compared_byte_for_byte() {
     let dir = Directory::holding(1);
     let path = dir.path().join("FORMAT");
     let text = fs::read(&path).unwrap();
-    assert_eq!(text, format_text(REPOSITORY).into_bytes());
+    assert_eq!(text, format::format_text(REPOSITORY).into_bytes());
     assert_eq!(presence(dir.path()).unwrap(), Presence::Present(REPOSITORY));
     for at in 0..text.len() {
         let mut flipped = text.clone();

@@ -1,0 +1,206 @@
+#!/usr/bin/env bash
+# Recovers every version of every state from a state directory, with age, zstd, jq and coreutils alone.
+#
+#   recover.sh STATE_DIR IDENTITY OUT_DIR
+#
+# STATE_DIR is only read (stop the daemon, or use a copy). IDENTITY is an age identity file that a keyring is sealed to.
+# OUT_DIR must not exist, and gets:
+#
+#   <n>/<version>    the content of one version, byte for byte; n counts the states as they first appear, since a
+#                    state's name never becomes a path
+#   index.jsonl      one object a version: state, version, at, sha256, size_bytes, path; "removed": true for a removal;
+#                    "status": "ok", or what is wrong with it
+#   events.jsonl     all metadata, as it lies in the records
+#
+# Every content's length and SHA-256 are checked. The chain (who wrote it) is not: `stated verify` does that.
+# Exit status: 0 all recovered, 1 something is missing or damaged (standard error says what), 2 usage.
+
+set -euo pipefail
+export LC_ALL=C
+umask 077
+
+complain() {
+    printf 'recover: %s\n' "$*" >&2
+    status=1
+}
+
+fail() {
+    printf 'recover: %s\n' "$*" >&2
+    exit "${code:-1}"
+}
+
+[ $# -eq 3 ] || code=2 fail "usage: recover.sh STATE_DIR IDENTITY OUT_DIR"
+state_dir=$1
+identity=$2
+out_dir=$3
+status=0
+for tool in age zstd jq dd sha256sum; do
+    command -v "$tool" >/dev/null || code=2 fail "$tool is not installed"
+done
+[ -d "$state_dir/log" ] || code=2 fail "$state_dir has no log/"
+[ -r "$identity" ] || code=2 fail "cannot read $identity"
+[ ! -e "$out_dir" ] || code=2 fail "$out_dir exists already"
+
+# A path that begins with a dash is no option.
+case $state_dir in /*) ;; *) state_dir=./$state_dir ;; esac
+case $identity in /*) ;; *) identity=./$identity ;; esac
+case $out_dir in /*) ;; *) out_dir=./$out_dir ;; esac
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$out_dir"
+: >"$out_dir/index.jsonl"
+: >"$out_dir/events.jsonl"
+
+# 1. The keyrings give identities that open everything else.
+keys=()
+for keyring in "$state_dir"/keys/*.age; do
+    [ -e "$keyring" ] || break
+    key=$work/$(basename "$keyring" .age).key
+    if age -d -i "$identity" -o "$key" "$keyring" 2>/dev/null; then
+        keys+=(-i "$key")
+    else
+        complain "$identity does not open $keyring"
+    fi
+done
+[ ${#keys[@]} -gt 0 ] || fail "no keyring opens"
+
+# bytes FILE OFFSET LENGTH: that part of the file.
+bytes() {
+    dd if="$1" iflag=skip_bytes,count_bytes,fullblock bs=1M skip="$2" count="$3" status=none
+}
+
+declare -A number_of
+states=0
+
+# Writes one version from the zstd frame on standard input: restore PATH SIZE SHA256, prints its status.
+restore() {
+    local got
+    if ! zstd -d -q -c --long=31 >"$1" 2>/dev/null; then
+        echo "damaged: its frame does not decompress"
+    elif [ "$(stat -c %s "$1")" != "$2" ]; then
+        echo "damaged: its length differs"
+    else
+        got=$(sha256sum <"$1")
+        if [ "${got%% *}" = "$3" ]; then echo ok; else echo "damaged: its SHA-256 differs"; fi
+    fi
+}
+
+# For each change two lines: its fields, and the beginning of its line in the index.
+changes='
+    .at as $at | .what.committed // empty | .changes[] |
+    ([.version, .content.sha256 // "-", .content.size_bytes // "-"]
+        + if .content == null then ["removed", "-", "-"]
+          elif .content.payload.inline then .content.payload.inline | ["inline", .offset_bytes, .len_bytes]
+          else .content.payload.blob | ["blob", .id, .len_bytes] end
+        | map(tostring) | join(" ")),
+    (.state | tojson),
+    ({state, version, at: $at} + if .content == null then {removed: true}
+        else {sha256: .content.sha256, size_bytes: .content.size_bytes} end | tojson)'
+
+number='^(0|[1-9][0-9]{0,17})$'
+digest='^[0-9a-f]{64}$'
+blob_id='^[0-9a-f]{32}$'
+
+# recover_change FIELDS NAME ENTRY PAYLOADS_AT: one version out of $work/record.
+recover_change() {
+    local version sha256 size_bytes kind a b n path outcome blob
+    read -r version sha256 size_bytes kind a b <<<"$1"
+    if [[ ! $version =~ $number ]]; then
+        complain "record $seq: a version that is no number"
+        return
+    fi
+    if [ -z "${number_of[$2]+set}" ]; then
+        states=$((states + 1))
+        number_of[$2]=$states
+        mkdir "$out_dir/$states"
+    fi
+    n=${number_of[$2]}
+    path=$n/$version
+    if [ "$kind" = removed ]; then
+        printf '%s,"status":"ok"}\n' "${3%\}}" >>"$out_dir/index.jsonl"
+        return
+    fi
+    if [[ ! $sha256 =~ $digest || ! $size_bytes =~ $number || ! $b =~ $number ]]; then
+        outcome="damaged: its metadata is malformed"
+    elif [ "$kind" = inline ] && [[ $a =~ $number ]]; then
+        outcome=$(bytes "$work/record" $(($4 + a)) "$b" | restore "$out_dir/$path" "$size_bytes" "$sha256")
+    elif [ "$kind" = blob ] && [[ $a =~ $blob_id ]]; then
+        blob=$state_dir/blob/${a:0:2}/$a.age
+        if [ ! -e "$blob" ]; then
+            outcome="missing: $(basename "$blob")"
+        elif ! age -d "${keys[@]}" -o "$work/payload" "$blob" 2>/dev/null; then
+            outcome="damaged: $(basename "$blob") does not open"
+        else
+            outcome=$(restore "$out_dir/$path" "$size_bytes" "$sha256" <"$work/payload")
+        fi
+    else
+        outcome="damaged: its metadata is malformed"
+    fi
+    if [ "$outcome" = ok ]; then
+        printf '%s,"path":"%s","status":"ok"}\n' "${3%\}}" "$path" >>"$out_dir/index.jsonl"
+    else
+        rm -f "$out_dir/$path"
+        printf '%s,"status":"%s"}\n' "${3%\}}" "$outcome" >>"$out_dir/index.jsonl"
+        complain "record $seq, state $2 version $version: $outcome"
+    fi
+}
+
+# recover_record: what lies in $work/record.
+recover_record() {
+    local events payloads_at fields name entry
+    events=$(head -n 1 "$work/record" | jq -r '.events' 2>/dev/null) || events=
+    if [[ ! $events =~ $number ]]; then
+        complain "record $seq: no envelope"
+        return
+    fi
+    head -n $((events + 1)) "$work/record" >"$work/metadata"
+    payloads_at=$(stat -c %s "$work/metadata")
+    cat "$work/metadata" >>"$out_dir/events.jsonl"
+    if ! tail -n +2 "$work/metadata" | jq -r "$changes" >"$work/changes"; then
+        complain "record $seq: its metadata is no JSON"
+    fi
+    while IFS= read -r fields && IFS= read -r name && IFS= read -r entry; do
+        recover_change "$fields" "$name" "$entry" "$payloads_at"
+    done <"$work/changes"
+}
+
+# 2. The log, record by record.
+header='^stated1 ([1-9a-f][0-9a-f]{0,14}) (0|[1-9a-f][0-9a-f]{0,5}) ([0-9a-f]{64}) ([0-9a-f]{8})$'
+expected=1
+for log in "$state_dir"/log/*.log; do
+    [ -e "$log" ] || fail "log/ holds no log file"
+    len=$(stat -c %s "$log")
+    at=0
+    while [ "$at" -lt "$len" ]; do
+        line=$(bytes "$log" "$at" 128 | tr '\0' '\n' | head -n 1)
+        if [[ ! $line =~ $header ]]; then
+            # The zeros that files are filled with ahead; anything else is damage, or was never acknowledged.
+            rest=$({ bytes "$log" "$at" "$len" || true; } | tr -d '\0' | wc -c)
+            [ "$rest" -eq 0 ] ||
+                complain "$log byte $at: no record $expected here (a crash may leave part of the last record)"
+            break
+        fi
+        seq=$((16#${BASH_REMATCH[1]}))
+        sealed_len=$((16#${BASH_REMATCH[2]}))
+        check=$(printf '%s ' "${line% *}" | sha256sum)
+        if [ "${check:0:8}" != "${BASH_REMATCH[4]}" ]; then
+            complain "$log byte $at: the header of record $expected is damaged"
+            break
+        fi
+        [ "$seq" -eq "$expected" ] || complain "$log byte $at: record $seq where record $expected belongs"
+        at=$((at + ${#line} + 1))
+        bytes "$log" "$at" "$sealed_len" >"$work/sealed"
+        if age -d "${keys[@]}" -o "$work/record" "$work/sealed" 2>/dev/null; then
+            recover_record
+        else
+            complain "$log byte $at: record $seq does not open (a crash may leave part of the last record)"
+        fi
+        at=$((at + sealed_len))
+        expected=$((seq + 1))
+    done
+done
+
+printf 'recover: %s records, %s states, %s versions\n' \
+    $((expected - 1)) "$states" "$(wc -l <"$out_dir/index.jsonl")" >&2
+exit "$status"
