@@ -12,7 +12,9 @@ mod keyring;
 mod seal;
 
 pub use chain::{same, sha256};
-pub use identity::{CreateIdentityError, Identities, IdentityError, Recipient, create_identity, load_identities};
+pub use identity::{
+    CreateIdentityError, Identities, IdentityError, Recipient, RecipientError, create_identity, load_identities,
+};
 pub use keyring::{ChainKey, Keyring, KeyringError, SealedKeyring};
 pub use seal::{SealError, Unsealed, Vault};
 
