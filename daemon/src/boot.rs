@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::Settings;
 use crate::engine::{self, Beginning, Facts, Halt, Replay, StartError};
 use crate::host::{self, Clock, DirectoryLock, GrantTable, Socket, Supervisor, Users};
-use crate::journal::local::{LocalJournal, Presence, presence};
 use crate::journal::{Ended, OpenError, OpenMode};
+use crate::journal::{LocalJournal, Presence, presence};
 use crate::session::{self, Rules};
 use crate::vault::{self, ChainKey, Identities, IdentityError, Keyring, KeyringError, Recipient, Vault};
 

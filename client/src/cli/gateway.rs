@@ -12,7 +12,7 @@ use super::{Context, args, failure};
 use crate::gateway::server::{Address, STATE_PATH, States};
 use crate::gateway::standing::{Bound, Standing};
 use crate::gateway::{Credential, environment};
-use crate::paths::{self, ProcessEnvironment};
+use stated_shared::paths::{self, ProcessEnvironment};
 
 /// Serve Terraform's http backend on loopback, in the foreground
 #[derive(Debug, Args)]
