@@ -13,8 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Settings;
 use crate::engine::{self, Beginning, Facts, Halt, Replay, StartError};
 use crate::host::{self, Clock, DirectoryLock, GrantTable, Socket, Supervisor, Users};
-use crate::journal::{Ended, OpenError, OpenMode};
-use crate::journal::{LocalJournal, Presence, presence};
+use crate::journal::{Ended, LocalJournal, OpenError, OpenMode, Presence, presence};
 use crate::session::{self, Rules};
 use crate::vault::{self, ChainKey, Identities, IdentityError, Keyring, KeyringError, Recipient, Vault};
 
@@ -45,8 +44,9 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     harden()?;
     let held = take(&settings.state_dir)?;
     let clock = clock()?;
-    if let Some(founded) = found(&settings, &clock)? {
-        announce(&settings, &founded);
+    let founded = found(&settings, &clock)?;
+    if let Some(founded) = &founded {
+        announce(&settings, founded);
     }
     let opened = open(&settings, OpenMode::Repair)?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
@@ -72,7 +72,10 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     let beginning = Beginning { replay: opened.replay, journal, clock, grants, facts, budget, daemon };
     let (engine, mut ended) = engine::start(beginning, &tracker).map_err(start_failure)?;
     tracing::info!(socket = %settings.socket.display(), state_dir = %settings.state_dir.display(), "serving");
-    Supervisor.ready("serving");
+    Supervisor.ready(&match founded {
+        Some(Founded { new_identity: true, .. }) => new_key(&settings),
+        _ => "serving".to_owned(),
+    });
 
     let sessions = session::serve(socket, engine.clone(), users, Rules::default(), stop.clone());
     tokio::pin!(sessions);
@@ -192,11 +195,16 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
 fn announce(settings: &Settings, founded: &Founded) {
     tracing::info!(repository = %founded.repository, state_dir = %settings.state_dir.display(), "made a new repository");
     if founded.new_identity {
-        tracing::warn!(
-            identity = %settings.identity.display(),
-            "made the key that opens every state; back it up: without it nobody reads them again"
-        );
+        tracing::warn!("{}", new_key(settings));
     }
+}
+
+/// What the user of a new key must know. The client that started the daemon passes it on.
+fn new_key(settings: &Settings) -> String {
+    format!(
+        "made the key that opens every state, {}: back it up, without it nobody reads them again",
+        settings.identity.display()
+    )
 }
 
 fn identities(settings: &Settings) -> Result<Identities, Failure> {

@@ -19,3 +19,25 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::dumpable_behavior;
+
+    use super::*;
+    use crate::host::Process;
+
+    /// Changes the whole test process, which is the state that every other room has to work in.
+    #[test]
+    fn a_hardened_process_still_knows_pidfds() {
+        harden().unwrap();
+        raise_descriptor_limit().unwrap();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+        let own = Process::own().unwrap();
+        let pidfd = rustix::io::fcntl_dupfd_cloexec(&own, 0).unwrap();
+        assert_eq!(Process::from_descriptor(pidfd).unwrap().pid(), Some(std::process::id()));
+    }
+}

@@ -267,16 +267,15 @@ impl Machine {
         Some(Passed { session, number, steps, id })
     }
 
-    /// The waiting requests whose time is over: the refusal for each.
-    pub fn timed_out(&self, time: Time) -> Vec<(SessionId, u64, Step, Failure)> {
+    /// The waiting requests whose time is over.
+    pub fn timed_out(&self, time: Time) -> Vec<TimedOut> {
         let over = |waiter: &&Waiter| waiter.deadline_boottime_ms.is_some_and(|deadline| deadline <= time.boottime_ms);
         let mut found = Vec::new();
         for waiter in self.locks.waiters().filter(over) {
             let in_the_way = self.locks.in_the_way(&waiter.grant);
             let holders = in_the_way.iter().flat_map(|grant| self.locks.rows(grant, time)).take(32).collect();
             let failure = self.busy(&waiter.grant, holders, time);
-            let step = Step::Move(Motion::Left(waiter.ticket));
-            found.push((waiter.grant.session(), waiter.grant.number, step, failure));
+            found.push(TimedOut { wanted: waiter.grant.clone(), left: Motion::Left(waiter.ticket), failure });
         }
         found
     }
@@ -402,6 +401,17 @@ impl Machine {
         found.push(grant);
         found
     }
+}
+
+/// A request that waited long enough.
+#[derive(Debug)]
+pub struct TimedOut {
+    /// The grant that it did not become.
+    pub wanted: Grant,
+    /// To be folded in before the refusal is told.
+    pub left: Motion,
+    /// The refusal.
+    pub failure: Failure,
 }
 
 /// A grant that ends by itself.

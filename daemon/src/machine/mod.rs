@@ -13,6 +13,8 @@ pub mod event;
 mod lock;
 mod locks;
 mod states;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
@@ -23,7 +25,7 @@ use stated_shared::{
 pub use answers::Answers;
 pub use commit::{CommitAsk, StagedChange, StagedContent};
 use event::{Actor, BootId, Event};
-pub use lock::{LockAsk, Over, Passed};
+pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
 pub use states::{States, VersionEntry};
 

@@ -1,7 +1,5 @@
 //! Contents on their way in and out.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::*;
@@ -89,7 +87,7 @@ async fn a_content_that_trickles_is_cut_and_gives_its_room_back() {
             if client.socket.write_all(&frame).await.is_err() {
                 return;
             }
-            tokio::time::advance(Duration::from_secs(1)).await;
+            pass(Duration::from_secs(1)).await;
         }
     };
     trickle.await;

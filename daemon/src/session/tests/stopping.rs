@@ -63,7 +63,7 @@ async fn an_answer_that_does_not_come_holds_nothing_up() {
     let start = Instant::now();
     server.stop.cancel();
     server.served.await.unwrap();
-    assert!(start.elapsed() <= limits::STOP_TIMEOUT + std::time::Duration::from_millis(10));
+    assert!(start.elapsed() <= limits::STOP_TIMEOUT + Duration::from_millis(10));
     assert_eq!(client.frame().await, closing());
     client.assert_ended().await;
 }

@@ -1,0 +1,133 @@
+//! One batch: steps get their lines and places, become durable together, and then the answers go out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use stated_shared::{Failure, LockId, Notice, Reply, StateName};
+
+use super::{Halt, Owner};
+use crate::engine::budget::ContentPermit;
+use crate::engine::outbox::Outbox;
+use crate::engine::record::{self, Draft};
+use crate::journal::{AppendError, RecordKind};
+use crate::machine::event::{Payload, What};
+use crate::machine::{Motion, Step};
+
+/// How long to wait before something that found no room on the disk is tried again.
+const NO_ROOM_RETRY_MS: u64 = 1000;
+
+/// What is told once the batch is durable.
+pub(super) enum Told {
+    Reply(Arc<dyn Outbox>, u64, Result<Reply, Failure>),
+    Notice(Arc<dyn Outbox>, Notice),
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+#[derive(Default)]
+pub(super) struct Batch {
+    pub draft: Draft,
+    pub told: Vec<Told>,
+    pub rooms: Vec<ContentPermit>,
+    /// Grants that events of the batch broke: out of the table once the events are durable.
+    pub struck: Vec<LockId>,
+}
+
+/// Steps whose events have their lines and whose payloads have their places.
+#[derive(Default)]
+pub(super) struct Prepared {
+    pub steps: Vec<Step>,
+    pub lines: Vec<Vec<u8>>,
+    pub payloads: Vec<u8>,
+}
+
+impl Owner {
+    /// Gives payloads their places in the record and events their lines; changes nothing yet.
+    pub(super) fn prepare(&self, mut steps: Vec<Step>, mut payloads: BTreeMap<StateName, Vec<u8>>) -> Prepared {
+        let mut prepared = Prepared::default();
+        let start = self.batch.draft.payloads_len();
+        for step in &mut steps {
+            let Step::Record(event) = step else { continue };
+            if let What::Committed(committed) = &mut event.what {
+                for change in &mut committed.changes {
+                    let inline = change.content.as_mut().map(|content| &mut content.payload);
+                    if let (Some(Payload::Inline { offset_bytes, .. }), Some(bytes)) =
+                        (inline, payloads.remove(&change.state))
+                    {
+                        *offset_bytes = (start + prepared.payloads.len()) as u64;
+                        prepared.payloads.extend_from_slice(&bytes);
+                    }
+                }
+            }
+            prepared.lines.push(record::line(event));
+        }
+        prepared.steps = steps;
+        prepared
+    }
+
+    pub(super) fn make_room(&mut self, prepared: &Prepared) -> Result<(), AppendError> {
+        if prepared.lines.is_empty() {
+            return Ok(());
+        }
+        let more = prepared.payloads.len() + prepared.lines.iter().map(Vec::len).sum::<usize>();
+        let made = self.parts.journal.make_room(self.batch.draft.sealed_len_max(more));
+        if made.is_err() {
+            self.no_room_until = Some(self.time.boottime_ms + NO_ROOM_RETRY_MS);
+        }
+        made
+    }
+
+    pub(super) fn fold(&mut self, prepared: Prepared) -> Result<(), Halt> {
+        let seq = self.parts.journal.last().next();
+        for step in prepared.steps {
+            match step {
+                Step::Record(event) => {
+                    self.parts.machine.apply(seq, &event)?;
+                    match &event.what {
+                        What::Broken(broken) => {
+                            self.batch.struck.extend(broken.grants.iter().map(|grant| grant.id.clone()));
+                        }
+                        What::LeaseEnded(_) | What::LeaseRenewed(_) | What::LeaseGranted(_) => {}
+                        _ => continue,
+                    }
+                    self.unsettled = true;
+                }
+                Step::Move(motion) => self.turn(motion)?,
+            }
+        }
+        self.batch.draft.add(&prepared.lines, &prepared.payloads);
+        Ok(())
+    }
+
+    pub(super) fn turn(&mut self, motion: Motion) -> Result<(), Halt> {
+        // A grant alone lets nobody pass and ends nothing, unless its process is gone already: then its watch says so.
+        self.unsettled |= !matches!(motion, Motion::Granted(_) | Motion::Queued(_) | Motion::Bound { .. });
+        self.parts.machine.follow(&motion);
+        let seq = self.parts.journal.last();
+        self.parts.book.record(&motion, self.parts.machine.locks(), seq).map_err(Halt::GrantTable)
+    }
+
+    /// Makes the batch durable, then answers.
+    pub(super) fn finish(&mut self, kind: RecordKind) -> Result<(), Halt> {
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.draft.is_empty() {
+            let seq = self.parts.journal.last().next();
+            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind)?;
+            self.parts.journal.append(&record)?;
+            self.parts.head = record.mac;
+            self.parts.watermark.rise(seq, record.mac);
+        }
+        for id in batch.struck {
+            if self.parts.machine.locks().grant(&id).is_none() {
+                self.parts.book.remove(&id, self.parts.journal.last()).map_err(Halt::GrantTable)?;
+            }
+        }
+        for told in batch.told {
+            match told {
+                Told::Reply(outbox, number, result) => outbox.reply(number, result),
+                Told::Notice(outbox, notice) => outbox.notice(notice),
+                Told::Run(run) => run(),
+            }
+        }
+        Ok(())
+    }
+}

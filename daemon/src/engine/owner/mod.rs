@@ -1,0 +1,398 @@
+//! The task itself: drains the queue, decides, makes durable, answers.
+
+mod batch;
+mod sessions;
+mod settle;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stated_shared::{Digest, Failure, FailureKind, LockId, Reply, SessionId, StateName, Version};
+use tokio::sync::{mpsc, oneshot};
+
+use self::batch::{Batch, Told};
+use self::sessions::Connected;
+use crate::engine::budget::ContentPermit;
+use crate::engine::grants::{Doubt, GrantBook};
+use crate::engine::handle;
+use crate::engine::observed::{Deed, Observations};
+use crate::engine::outbox::Outbox;
+use crate::engine::record::{self};
+use crate::engine::service::{ConnectionId, Opened};
+use crate::engine::watermark::Watermark;
+use crate::host::{Clock, GrantTableError, Process, fill_random};
+use crate::journal::{AppendError, Fate, Journal, RecordKind};
+use crate::machine::event::{Actor, Closed, Event, What};
+use crate::machine::{Ask, Context, Machine, Motion, Step, Time, Verdict};
+use crate::vault::{SealError, Vault};
+
+/// Commands taken into one batch at most.
+const BATCH_COMMANDS_MAX: usize = 512;
+/// Payload bytes after which a batch is closed.
+const BATCH_PAYLOAD_LEN_MAX: usize = 2 << 20;
+/// How long a grant is kept of which nothing can be told after a restart.
+const DOUBT_MS: u64 = 30_000;
+
+/// A change to be decided, with what the machine must not see.
+pub(super) struct Submission {
+    pub session: SessionId,
+    pub connection: ConnectionId,
+    pub number: u64,
+    pub ask: Ask,
+    /// Compressed contents of a commit that ride in the record, by state.
+    pub payloads: BTreeMap<StateName, Vec<u8>>,
+    /// The process that a lock is to be tied to.
+    pub process: Option<Process>,
+    /// Keeps the content's share of the memory budget until the commit is durable.
+    pub room: Option<ContentPermit>,
+}
+
+/// A request that reads only, answered as everything else: once what it saw is durable.
+pub(super) struct Reading {
+    pub session: SessionId,
+    pub connection: ConnectionId,
+    pub number: u64,
+    pub read: Read,
+}
+
+/// Runs on the owner's thread.
+pub(super) type Read = Box<dyn FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send>;
+
+/// What a query sees besides the machine.
+pub(super) struct View {
+    pub time: Time,
+    pub sessions: usize,
+    pub notes: Vec<String>,
+}
+
+/// Runs on the owner's thread; what it returns runs once everything that it saw is durable.
+pub(super) type Query = Box<dyn FnOnce(&Machine, &View) -> Box<dyn FnOnce() + Send> + Send>;
+
+pub(super) enum Command {
+    Open {
+        session: SessionId,
+        actor: Box<Actor>,
+        outbox: Arc<dyn Outbox>,
+        done: oneshot::Sender<Result<Opened, Failure>>,
+    },
+    Close {
+        session: SessionId,
+        connection: ConnectionId,
+    },
+    Submit(Box<Submission>),
+    Read(Box<Reading>),
+    Query(Query),
+    /// Somebody was turned away.
+    Denied(Box<Actor>),
+    /// A session read a version's content.
+    Fetched {
+        session: SessionId,
+        state: StateName,
+        version: Version,
+    },
+    ProcessGone {
+        id: LockId,
+        watch: u64,
+    },
+    PeerGone {
+        session: SessionId,
+    },
+    Stop,
+}
+
+/// Why the owner stopped otherwise than asked: the process must exit and replay.
+#[derive(Debug, thiserror::Error)]
+pub enum Halt {
+    /// What is durable is unknown.
+    #[error("the journal failed, so what is durable is unknown to this process")]
+    Append(#[from] AppendError),
+    /// The machine refused its own event.
+    #[error("the machine refused its own event")]
+    Divergence(#[from] crate::machine::Divergence),
+    /// A record could not be sealed.
+    #[error("a record could not be sealed")]
+    Seal(#[from] SealError),
+    /// A grant that could not be written would be lost by the next crash.
+    #[error("the grant table could not be written")]
+    GrantTable(#[source] GrantTableError),
+    /// No randomness.
+    #[error("the system gave no random bytes")]
+    Entropy(#[source] std::io::Error),
+}
+
+/// What a start hands over to the owner.
+pub(super) struct Parts {
+    pub machine: Machine,
+    pub journal: Box<dyn Journal>,
+    pub vault: Arc<Vault>,
+    pub head: Digest,
+    pub clock: Clock,
+    pub book: GrantBook,
+    pub watermark: Arc<Watermark>,
+    pub daemon: Actor,
+}
+
+pub(super) struct Owner {
+    parts: Parts,
+    time: Time,
+    batch: Batch,
+    sessions: HashMap<SessionId, Connected>,
+    connections: u64,
+    observations: Observations,
+    /// Sessions that ended, with the time when their answers are forgotten.
+    forget: VecDeque<(u64, SessionId)>,
+    doubts: VecDeque<(u64, Doubt)>,
+    frozen_until: Option<u64>,
+    no_room_until: Option<u64>,
+    /// Whether something may end or be granted by itself.
+    unsettled: bool,
+}
+
+impl Owner {
+    pub(super) fn new(parts: Parts) -> Self {
+        let time = handle::time(&parts.clock);
+        Self {
+            parts,
+            time,
+            batch: Batch::default(),
+            sessions: HashMap::new(),
+            connections: 0,
+            observations: Observations::default(),
+            forget: VecDeque::new(),
+            doubts: VecDeque::new(),
+            frozen_until: None,
+            no_room_until: None,
+            unsettled: true,
+        }
+    }
+
+    /// Makes the start itself durable, then takes up the locks of before it.
+    pub(super) fn start(
+        &mut self,
+        events: Vec<Event>,
+        entries: Vec<(String, Vec<u8>)>,
+        frozen: bool,
+    ) -> Result<(), Halt> {
+        let steps = events.into_iter().map(|event| Step::Record(Box::new(event))).collect();
+        let prepared = self.prepare(steps, BTreeMap::new());
+        self.fold(prepared)?;
+        let (grants, doubts) = self.parts.book.restore(entries, self.parts.machine.locks());
+        for grant in grants {
+            tracing::info!(lock = %grant.id, names = ?grant.names, holder = %stated_shared::Actor::from(&grant.holder), "kept a lock from before the restart");
+            self.turn(Motion::Granted(Box::new(grant)))?;
+        }
+        let until = self.time.boottime_ms + DOUBT_MS;
+        self.doubts.extend(doubts.into_iter().map(|doubt| (until, doubt)));
+        if frozen {
+            tracing::warn!(
+                "the daemon stopped without leaving its table of locks: none is granted for {} s",
+                DOUBT_MS / 1000
+            );
+            self.turn(Motion::Frozen(true))?;
+            self.frozen_until = Some(until);
+        }
+        self.settle()?;
+        self.finish(RecordKind::Batch)
+    }
+
+    /// Runs until it is told to stop or must halt.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Halt> {
+        loop {
+            let wake = Duration::from_millis(self.wake_in_ms());
+            let mut next = tokio::select! {
+                biased;
+                command = commands.recv() => Some(command.unwrap_or(Command::Stop)),
+                () = tokio::time::sleep(wake) => None,
+            };
+            self.time = handle::time(&self.parts.clock);
+            let mut taken = 0;
+            let mut stop = false;
+            while let Some(command) = next {
+                if matches!(command, Command::Stop) {
+                    stop = true;
+                    break;
+                }
+                self.take(command)?;
+                taken += 1;
+                if taken >= BATCH_COMMANDS_MAX || self.batch.draft.payloads_len() >= BATCH_PAYLOAD_LEN_MAX {
+                    break;
+                }
+                next = commands.try_recv().ok();
+            }
+            self.pass_time()?;
+            self.settle()?;
+            if stop {
+                return self.close();
+            }
+            self.finish(RecordKind::Batch)?;
+        }
+    }
+
+    /// The last record; then nothing unsynced can follow.
+    fn close(mut self) -> Result<(), Halt> {
+        while self.observations.due_boottime_ms().is_some() {
+            self.flush_observations()?;
+            self.finish(RecordKind::Batch)?;
+        }
+        let event = Event { at: self.time.wall, actor: self.parts.daemon.clone(), what: What::Closed(Closed {}) };
+        let prepared = self.prepare(vec![Step::Record(Box::new(event))], BTreeMap::new());
+        self.fold(prepared)?;
+        self.finish(RecordKind::Closed)?;
+        self.parts.journal.close()?;
+        Ok(())
+    }
+
+    fn take(&mut self, command: Command) -> Result<(), Halt> {
+        match command {
+            Command::Submit(submission) => self.submit(*submission),
+            Command::Query(query) => {
+                let view = self.view();
+                let told = query(&self.parts.machine, &view);
+                self.batch.told.push(Told::Run(told));
+                Ok(())
+            }
+            Command::Read(reading) => {
+                let Reading { session, connection, number, read } = *reading;
+                let Some(outbox) = self.outbox(session, connection) else { return Ok(()) };
+                let answer = read(&self.parts.machine, &self.view());
+                self.batch.told.push(Told::Reply(outbox, number, answer));
+                Ok(())
+            }
+            Command::Denied(actor) => {
+                let outcome = FailureKind::Denied.as_str();
+                let deed = Deed { actor: *actor, verb: "connect", name: None, version: None, outcome };
+                self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+                Ok(())
+            }
+            Command::Fetched { session, state, version } => {
+                if let Some(connected) = self.sessions.get(&session) {
+                    let (actor, name, version) = (connected.actor.clone(), Some(state), Some(version));
+                    let deed = Deed { actor, verb: "get", name, version, outcome: "ok" };
+                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+                }
+                Ok(())
+            }
+            Command::Open { session, actor, outbox, done } => {
+                let opened = self.open(session, *actor, outbox)?;
+                // A client that went away meanwhile is closed by its session.
+                self.batch.told.push(Told::Run(Box::new(move || drop(done.send(opened)))));
+                Ok(())
+            }
+            Command::Close { session, connection } => self.close_session(session, connection),
+            Command::ProcessGone { id, watch } if self.parts.book.is_current(&id, watch) => {
+                self.turn(Motion::ProcessGone(id))
+            }
+            Command::PeerGone { session } => self.give_up_peer(session),
+            Command::ProcessGone { .. } | Command::Stop => Ok(()),
+        }
+    }
+
+    fn submit(&mut self, mut submission: Submission) -> Result<(), Halt> {
+        let (session, number) = (submission.session, submission.number);
+        let Some(connected) = self.sessions.get_mut(&session).filter(|c| c.connection == submission.connection) else {
+            return Ok(());
+        };
+        if let Ask::Lock(ask) = &mut submission.ask {
+            let mark = connected.mark.get_or_insert_with(|| {
+                let process = Process::open(connected.actor.pid?).ok()?;
+                process.pid().zip(process.start())
+            });
+            ask.peer = *mark;
+        }
+        let actor = connected.actor.clone();
+        let outbox = Arc::clone(&connected.outbox);
+        let mut drawn = [0; 16];
+        fill_random(&mut drawn).map_err(Halt::Entropy)?;
+        let drawn = LockId::from_random(drawn);
+        let cx = Context { time: self.time, actor: &actor, number, drawn };
+        let decision = self.parts.machine.decide(&cx, &submission.ask);
+        let waits = matches!(decision.verdict, Verdict::Wait(_));
+        let grants = decision.steps.iter().any(|step| matches!(step, Step::Move(Motion::Granted(_))));
+        if let Some(process) = submission.process.take() {
+            match &submission.ask {
+                Ask::Lock(_) if waits || grants => self.parts.book.keep(session, number, process),
+                Ask::Bind { id, .. } if !decision.steps.is_empty() => self.parts.book.watch(id.clone(), process),
+                _ => {}
+            }
+        }
+        let broken = match &submission.ask {
+            Ask::Break { .. } => format!("broken by {}", stated_shared::Actor::from(&actor)),
+            _ => String::new(),
+        };
+        // The names of a grant that is ended are gone afterwards.
+        let names = self.names_of(&submission.ask);
+        let recorded = decision.steps.iter().any(|step| matches!(step, Step::Record(_)));
+        let prepared = self.prepare(decision.steps, submission.payloads);
+        let verdict = match self.make_room(&prepared) {
+            Ok(()) => decision.verdict,
+            Err(error) if error.fate() == Fate::Refuse => Verdict::Refuse(no_room(&error)),
+            Err(error) => return Err(error.into()),
+        };
+        if !matches!(verdict, Verdict::Refuse(_)) {
+            self.tell_broken(&prepared, &broken);
+            self.fold(prepared)?;
+            self.batch.rooms.extend(submission.room);
+        }
+        self.observe(&actor, &submission.ask, names, &verdict, recorded);
+        match verdict {
+            Verdict::Reply(reply) => self.batch.told.push(Told::Reply(outbox, number, Ok(reply))),
+            Verdict::Refuse(failure) => self.batch.told.push(Told::Reply(outbox, number, Err(failure))),
+            Verdict::Wait(notice) => self.batch.told.push(Told::Notice(outbox, notice)),
+            Verdict::Recall => {
+                let answer = self.parts.machine.recall(&actor, number, self.time).unwrap_or_else(|| {
+                    Err(Failure::new(FailureKind::Internal, "the answer of a durable request is missing"))
+                });
+                self.batch.told.push(Told::Reply(outbox, number, answer));
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of the grant that an ask is about; one unknown name where there is no such grant.
+    fn names_of(&self, ask: &Ask) -> Vec<Option<StateName>> {
+        let (Ask::Unlock { id } | Ask::Renew { id, .. }) = ask else { return Vec::new() };
+        match self.parts.machine.locks().grant(id) {
+            Some(grant) => grant.names.iter().cloned().map(Some).collect(),
+            None => vec![None],
+        }
+    }
+
+    /// Notes for the audit log what leaves no event of its own.
+    fn observe(&mut self, actor: &Actor, ask: &Ask, names: Vec<Option<StateName>>, verdict: &Verdict, recorded: bool) {
+        let refused = match verdict {
+            Verdict::Refuse(failure) => Some(failure.kind.as_str()),
+            Verdict::Wait(_) => return,
+            Verdict::Reply(_) | Verdict::Recall => None,
+        };
+        let one = |name: &StateName| vec![Some(name.clone())];
+        let (verb, names): (_, Vec<_>) = match ask {
+            Ask::Commit(commit) => ("commit", commit.changes.iter().map(|change| Some(change.state.clone())).collect()),
+            Ask::Lock(lock) => ("lock", lock.names.iter().cloned().map(Some).collect()),
+            Ask::Unlock { .. } => ("unlock", names),
+            Ask::Renew { .. } => ("renew", names),
+            Ask::Break { name, .. } => ("break", one(name)),
+            Ask::Bind { .. } => return,
+        };
+        // What was done is an event already, but for session locks and their ends.
+        if refused.is_none() && recorded {
+            return;
+        }
+        for name in names {
+            let outcome = refused.unwrap_or("ok");
+            let deed = Deed { actor: actor.clone(), verb, name, version: None, outcome };
+            self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+        }
+    }
+}
+
+fn no_room(error: &AppendError) -> Failure {
+    let message = match error {
+        AppendError::TooLarge { .. } => error.to_string(),
+        _ => format!("the state directory's disk is full: {error}"),
+    };
+    Failure::new(FailureKind::Storage, message)
+        .hint("nothing was changed; make room, then try again (df shows the disk)")
+}
+
+const _: () = assert!(BATCH_PAYLOAD_LEN_MAX * 2 < record::PLAINTEXT_LEN_MAX);

@@ -1,0 +1,134 @@
+//! What happens by itself: time passes, grants end, waiters pass, observations are flushed.
+
+use std::collections::BTreeMap;
+
+use super::{Halt, Owner};
+use crate::engine::grants::Doubt;
+use crate::engine::handle;
+use crate::engine::observed::Deed;
+use crate::journal::Fate;
+use crate::machine::{Grant, Motion, Step, Tenure, TimedOut};
+use stated_shared::FailureKind;
+
+/// The owner looks at the clocks at least this often: `CLOCK_BOOTTIME` runs on while the host sleeps, timers don't.
+const WAKE_MS_MAX: u64 = 5000;
+
+impl Owner {
+    /// What the passing of time alone does.
+    pub(super) fn pass_time(&mut self) -> Result<(), Halt> {
+        let now = self.time.boottime_ms;
+        if self.frozen_until.take_if(|until| *until <= now).is_some() {
+            self.turn(Motion::Frozen(false))?;
+        }
+        while let Some((_, doubt)) = self.doubts.pop_front_if(|(until, _)| *until <= now) {
+            match doubt {
+                Doubt::Process(id) => self.turn(Motion::ProcessGone(id))?,
+                Doubt::Peer(session) => self.give_up_peer(session)?,
+            }
+        }
+        while let Some((_, session)) = self.forget.pop_front_if(|(due, _)| *due <= now) {
+            if !self.sessions.contains_key(&session) {
+                self.parts.machine.follow(&Motion::Forgotten(session));
+            }
+        }
+        if self.parts.machine.next_deadline_boottime_ms().is_some_and(|deadline| deadline <= now) {
+            self.unsettled = true;
+        }
+        if self.observations.due_boottime_ms().is_some_and(|due| due <= now) && !self.is_out_of_room() {
+            self.flush_observations()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_out_of_room(&self) -> bool {
+        self.no_room_until.is_some_and(|until| until > self.time.boottime_ms)
+    }
+
+    pub(super) fn flush_observations(&mut self) -> Result<(), Halt> {
+        let steps = self.observations.take().into_iter().map(|event| Step::Record(Box::new(event))).collect();
+        let prepared = self.prepare(steps, BTreeMap::new());
+        match self.make_room(&prepared) {
+            Ok(()) => self.fold(prepared),
+            Err(error) if error.fate() == Fate::Refuse => {
+                tracing::error!(%error, "no room for the audit log: what was read and locked in the last second is not in it");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Ends what nothing keeps any more, refuses who waited long enough, and grants what can be granted.
+    pub(super) fn settle(&mut self) -> Result<(), Halt> {
+        if !std::mem::take(&mut self.unsettled) {
+            return Ok(());
+        }
+        while let Some(over) = self.parts.machine.next_over(self.time, &self.parts.daemon) {
+            let prepared = self.prepare(over.steps, BTreeMap::new());
+            match self.make_room(&prepared) {
+                Ok(()) => {}
+                Err(error) if error.fate() == Fate::Refuse => break,
+                Err(error) => return Err(error.into()),
+            }
+            let (why, outcome) =
+                if over.expired { ("its time ran out", "expired") } else { ("its process is gone", "gone") };
+            self.tell_lost(over.grant.session(), &over.grant.id, why);
+            if !over.expired {
+                self.note("unlock", &over.grant, outcome);
+            }
+            self.fold(prepared)?;
+        }
+        for TimedOut { wanted, left, failure } in self.parts.machine.timed_out(self.time) {
+            self.turn(left)?;
+            let (session, number) = (wanted.session(), wanted.number);
+            self.parts.book.drop_waiting(session, number);
+            self.note("lock", &wanted, failure.kind.as_str());
+            self.tell(session, number, Err(failure));
+        }
+        while let Some(passed) = self.parts.machine.next_passed(self.time) {
+            let prepared = self.prepare(passed.steps, BTreeMap::new());
+            match self.make_room(&prepared) {
+                Ok(()) => {}
+                Err(error) if error.fate() == Fate::Refuse => break,
+                Err(error) => return Err(error.into()),
+            }
+            self.fold(prepared)?;
+            if let Some(grant) = self.parts.machine.locks().grant(&passed.id).cloned() {
+                self.note("lock", &grant, "ok");
+            }
+            let reply = self.parts.machine.passed_reply(&passed.id, self.time);
+            self.tell(passed.session, passed.number, reply);
+        }
+        self.unsettled = self.is_out_of_room();
+        Ok(())
+    }
+
+    /// Notes for the audit log what became of a grant, for each of its names.
+    fn note(&mut self, verb: &'static str, grant: &Grant, outcome: &'static str) {
+        // A lease's beginning and end are events of their own.
+        if outcome != FailureKind::Busy.as_str() && matches!(grant.tenure, Tenure::Lease { .. }) {
+            return;
+        }
+        for name in &grant.names {
+            let (actor, name) = (grant.holder.clone(), Some(name.clone()));
+            let deed = Deed { actor, verb, name, version: None, outcome };
+            self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+        }
+    }
+
+    pub(super) fn wake_in_ms(&self) -> u64 {
+        if self.unsettled && !self.is_out_of_room() {
+            return 0;
+        }
+        let deadlines = [
+            self.parts.machine.next_deadline_boottime_ms(),
+            self.observations.due_boottime_ms(),
+            self.frozen_until,
+            self.doubts.front().map(|(until, _)| *until),
+            self.forget.front().map(|(due, _)| *due),
+        ];
+        let next = deadlines.into_iter().flatten().min();
+        let next = if self.is_out_of_room() { self.no_room_until } else { next };
+        let now = handle::time(&self.parts.clock).boottime_ms;
+        next.map_or(WAKE_MS_MAX, |next| next.saturating_sub(now).min(WAKE_MS_MAX))
+    }
+}
