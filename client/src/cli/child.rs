@@ -52,12 +52,15 @@ pub(super) fn run(
 ) -> Result<u8, Failure> {
     let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
+    // Until the command may run, an interrupt ends this process, and with it the waiting child.
+    let uninterruptible = || interruptible.store(false, Ordering::Relaxed);
     let started = match held.bind {
-        true => start_held(command, |pid| bind(client, &held.id, pid))?,
-        false => start(command),
+        true => start_held(command, |pid| bind(client, &held.id, pid).inspect(|()| uninterruptible()))?,
+        false => {
+            uninterruptible();
+            start(command)
+        }
     };
-    // Until here an interrupt ends this process, and with it the waiting child.
-    interruptible.store(false, Ordering::Relaxed);
     let mut child = match started {
         Ok(child) => child,
         Err(error) => {

@@ -111,7 +111,8 @@ fn with_serial(content: &[u8], serial: u64) -> Result<Vec<u8>, String> {
     let old = serde_json::from_str::<Serial<'_>>(text).map_err(|error| error.to_string())?.serial.get();
     // The raw value borrows from the text, so its place is the difference of the addresses.
     let start = old.as_ptr() as usize - text.as_ptr() as usize;
-    Ok([text[..start].as_bytes(), serial.to_string().as_bytes(), text[start + old.len()..].as_bytes()].concat())
+    let rest = start + old.len();
+    Ok([&content[..start], serial.to_string().as_bytes(), &content[rest..]].concat())
 }
 
 #[cfg(test)]

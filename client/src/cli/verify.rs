@@ -62,7 +62,9 @@ impl Verify {
         if places == 0 {
             return Ok(0);
         }
-        Err(Failure::new(FailureKind::Storage, format!("{places} places do not verify"))
+        let what =
+            if places == 1 { "1 place does not verify".to_owned() } else { format!("{places} places do not verify") };
+        Err(Failure::new(FailureKind::Storage, what)
             .hint("restore the damaged files from a backup, then run verify again"))
     }
 }

@@ -151,7 +151,7 @@ fn instance(address: &str, old: &Instance, new: &Instance, masking: Masking) -> 
 /// The paths in `sensitive_attributes`: steps of `get_attr` and `index`.
 fn secret_paths(instance: &Value) -> Vec<Vec<Step>> {
     let paths = instance.get("sensitive_attributes").and_then(Value::as_array);
-    paths.into_iter().flatten().map(|path| steps(path)).collect()
+    paths.into_iter().flatten().map(steps).collect()
 }
 
 /// The steps as far as they are understood: a path that is cut short hides more, never less.

@@ -1,0 +1,191 @@
+//! One request and its answer: sent, repeated over a lost connection, accounted for.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use stated_shared::limits::{CHUNK_LEN_MAX, CONTENT_LEN_MAX};
+use stated_shared::wire::{ClientFrame, ServerFrame, encode};
+use stated_shared::{Bytes, Failure, FailureKind, Lock, Reply, Request, Wait};
+
+use super::Client;
+use super::resume::{Link, is_passing};
+use crate::connection::{Broken, Incoming};
+use crate::retry::Bound;
+
+/// What is reserved for a content before its bytes arrive.
+const RESERVE_LEN_MAX: u64 = 16 << 20;
+
+/// The bytes that belong to a request besides its frame.
+#[derive(Clone, Copy)]
+pub(super) struct Attachment<'a> {
+    pub(super) contents: &'a [Bytes],
+    pub(super) descriptor: Option<BorrowedFd<'a>>,
+}
+
+impl Client {
+    /// Numbers the request and repeats it until it is answered.
+    pub(super) fn exchange(
+        &mut self,
+        request: &Request,
+        attachment: Attachment<'_>,
+    ) -> Result<(Reply, Vec<u8>), Failure> {
+        self.number += 1;
+        let number = self.number;
+        let mut bound = Bound::new(waits_for_lock(request));
+        let asked = Instant::now();
+        let mut sent = false;
+        loop {
+            let result = self.resume(&mut bound).and_then(|()| {
+                sent = true;
+                self.attempt(number, request, asked, attachment)
+            });
+            match result {
+                Ok(answer) => {
+                    self.account(request, &answer.0);
+                    return Ok(answer);
+                }
+                Err(Broken::Lost(_)) => self.link = Link::down(),
+                Err(Broken::Refused(failure)) => {
+                    if matches!(request, Request::Unlock { .. }) && failure.kind == FailureKind::NotFound {
+                        self.account(request, &Reply::Done);
+                    }
+                    let connected = matches!(self.link, Link::Up { .. });
+                    return Err(if sent && !connected && writes(request) { unknown(failure) } else { failure });
+                }
+            }
+        }
+    }
+
+    /// Sends the request once and waits for its answer.
+    fn attempt(
+        &mut self,
+        number: u64,
+        request: &Request,
+        asked: Instant,
+        attachment: Attachment<'_>,
+    ) -> Result<(Reply, Vec<u8>), Broken> {
+        let request = Box::new(still_waiting(request, asked.elapsed()));
+        let frame = encode(&ClientFrame::Request { number, request }).map_err(|error| {
+            Broken::Refused(Failure::new(FailureKind::Usage, format!("request too large: {error}")))
+        })?;
+        match self.send_request(number, &frame, attachment) {
+            Ok(()) => self.await_reply(number, None),
+            // A server that refuses a content may close before it read all of it: its answer is here then.
+            Err(Broken::Lost(error)) => match self.await_reply(number, Some(Instant::now())) {
+                Err(Broken::Lost(_)) => Err(Broken::Lost(error)),
+                answer => answer,
+            },
+            Err(refused) => Err(refused),
+        }
+    }
+
+    fn send_request(&mut self, number: u64, frame: &[u8], attachment: Attachment<'_>) -> Result<(), Broken> {
+        let connection = self.connection()?;
+        connection.send(frame, attachment.descriptor)?;
+        for content in attachment.contents {
+            for piece in content.0.chunks(CHUNK_LEN_MAX) {
+                connection.send(&encode(&ClientFrame::Chunk { number, data: Bytes(piece.to_vec()) })?, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn await_reply(&mut self, number: u64, deadline: Option<Instant>) -> Result<(Reply, Vec<u8>), Broken> {
+        loop {
+            match self.receive(deadline)? {
+                Incoming::Frame(ServerFrame::Reply { number: of, result }) if of == number => match *result {
+                    Ok(reply) => {
+                        let content = self.await_content(number, &reply)?;
+                        return Ok((reply, content));
+                    }
+                    Err(failure) if self.is_closing() && is_passing(&failure) => {
+                        return Err(Broken::Lost(std::io::ErrorKind::ConnectionAborted.into()));
+                    }
+                    Err(failure) => return Err(Broken::Refused(failure)),
+                },
+                other => self.unasked(other).map_err(Broken::Refused)?,
+            }
+        }
+    }
+
+    /// Reads the content that a reply announces.
+    fn await_content(&mut self, number: u64, reply: &Reply) -> Result<Vec<u8>, Broken> {
+        let Reply::Fetched(fetched) = reply else { return Ok(Vec::new()) };
+        let size = fetched.version.content.as_ref().map_or(0, |content| content.size_bytes);
+        let malformed = |why: &str| Broken::Refused(Failure::new(FailureKind::Protocol, format!("content {why}")));
+        if size > CONTENT_LEN_MAX {
+            return Err(malformed("announced over the limit"));
+        }
+        let mut content = Vec::with_capacity(size.min(RESERVE_LEN_MAX) as usize);
+        while (content.len() as u64) < size {
+            match self.receive(None)? {
+                Incoming::Frame(ServerFrame::Chunk { number: of, data }) if of == number => {
+                    if data.0.is_empty() || (content.len() + data.0.len()) as u64 > size {
+                        return Err(malformed("in chunks of the wrong size"));
+                    }
+                    content.extend_from_slice(&data.0);
+                }
+                Incoming::Frame(ServerFrame::Cut { number: of, failure }) if of == number => {
+                    return Err(Broken::Refused(*failure));
+                }
+                other => self.unasked(other).map_err(Broken::Refused)?,
+            }
+        }
+        Ok(content)
+    }
+
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Incoming, Broken> {
+        self.connection()?.receive(deadline)?.ok_or_else(|| Broken::Lost(std::io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Keeps the list of session locks, which says what a failed resumption has lost.
+    fn account(&mut self, request: &Request, reply: &Reply) {
+        match (request, reply) {
+            (Request::Lock(lock), Reply::Granted(grant)) if lock.ttl_ms.is_none() => {
+                self.held.insert(grant.id.clone());
+            }
+            (Request::Unlock { id }, Reply::Done) => {
+                self.held.remove(id);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn waits_for_lock(request: &Request) -> bool {
+    matches!(request, Request::Lock(lock) if lock.wait != Wait::No)
+}
+
+/// Whether it matters that nobody knows whether the request was done.
+fn writes(request: &Request) -> bool {
+    match request {
+        Request::Commit(_)
+        | Request::Lock(_)
+        | Request::Bind { .. }
+        | Request::Unlock { .. }
+        | Request::Renew { .. }
+        | Request::Break { .. } => true,
+        Request::Get { .. }
+        | Request::Show { .. }
+        | Request::List { .. }
+        | Request::Log { .. }
+        | Request::Locks { .. }
+        | Request::Audit { .. }
+        | Request::Verify { .. }
+        | Request::Status => false,
+    }
+}
+
+/// The request as it is sent now: a retry asks to wait only for what is left of the time.
+fn still_waiting(request: &Request, elapsed: Duration) -> Request {
+    let mut request = request.clone();
+    if let Request::Lock(Lock { wait: Wait::AtMost { ms }, .. }) = &mut request {
+        *ms = ms.saturating_sub(elapsed.as_millis() as u64);
+    }
+    request
+}
+
+fn unknown(failure: Failure) -> Failure {
+    Failure::new(FailureKind::Unavailable, format!("outcome unknown: {}", failure.message))
+        .hint("look at what is there (statectl log STATE, statectl locks) before you try again")
+}
