@@ -11,6 +11,9 @@ use super::owner::Command;
 use crate::host::{GrantTable, GrantTableError, Process, Reopened};
 use crate::machine::{Grant, Link, Locks, Motion, Tenure, Tie};
 
+/// The key of an entry that is no grant; no lock's ID has a space.
+const FROZEN: &str = "frozen until";
+
 /// Keeps the grant table in step with the machine, and watches processes.
 pub(super) struct GrantBook {
     table: GrantTable,
@@ -52,17 +55,31 @@ impl GrantBook {
         self.waiting.remove(&(session, number))
     }
 
-    /// Writes what a motion changed. Not synced: the page cache outlives this process, and a power loss the holders.
-    pub(super) fn record(&mut self, motion: &Motion, locks: &Locks, seq: Seq) -> Result<(), GrantTableError> {
+    /// Writes a grant before it is given. `Err` obliges the caller to refuse it: a successor would not know it.
+    ///
+    /// Not synced: the page cache outlives this process, and a power loss ends the holders too.
+    pub(super) fn admit(&mut self, grant: &Grant, seq: Seq) -> Result<(), GrantTableError> {
+        self.put(Some(grant), seq).inspect_err(|error| {
+            tracing::error!(lock = %grant.id, %error, "a lock is not granted, since it could not be written down");
+            self.remove(&grant.id, seq);
+        })
+    }
+
+    /// Writes what a motion changed of a grant that is given already. A failure here is only told: a successor would
+    /// hold the grant longer than it should, or tie it to less.
+    pub(super) fn record(&mut self, motion: &Motion, locks: &Locks, seq: Seq) {
         match motion {
             Motion::Granted(grant) => {
-                self.put(locks.grant(&grant.id), seq)?;
                 if let Some(process) = self.drop_waiting(grant.session(), grant.number) {
                     self.watch(grant.id.clone(), process);
                 }
             }
-            Motion::Bound { id, .. } | Motion::Ending(id) => self.put(locks.grant(id), seq)?,
-            Motion::Ended(id) => self.remove(id, seq)?,
+            Motion::Bound { id, .. } | Motion::Ending(id) => {
+                if let Err(error) = self.put(locks.grant(id), seq) {
+                    tracing::error!(lock = %id, %error, "what holds a lock could not be written down");
+                }
+            }
+            Motion::Ended(id) => self.remove(id, seq),
             Motion::Queued(_)
             | Motion::Left(_)
             | Motion::Linked(..)
@@ -70,15 +87,30 @@ impl GrantBook {
             | Motion::Frozen(_)
             | Motion::Forgotten(_) => {}
         }
-        Ok(())
     }
 
     /// Strikes out a grant.
-    pub(super) fn remove(&mut self, id: &LockId, seq: Seq) -> Result<(), GrantTableError> {
+    pub(super) fn remove(&mut self, id: &LockId, seq: Seq) {
         if let Some((_, task)) = self.watches.remove(id) {
             task.abort();
         }
-        self.table.remove(id.as_str(), seq)
+        if let Err(error) = self.table.remove(id.as_str(), seq) {
+            tracing::error!(lock = %id, %error, "a lock that ended could not be struck out: it may come back with a restart");
+        }
+    }
+
+    /// Keeps over a restart until when nobody knows who holds what; `None` once that is over.
+    pub(super) fn freeze(&mut self, until_boottime_ms: Option<u64>, seq: Seq) -> Result<(), GrantTableError> {
+        match until_boottime_ms {
+            Some(until) => self.table.put(FROZEN, seq, until.to_string().as_bytes()),
+            None => self.table.remove(FROZEN, seq),
+        }
+    }
+
+    /// Takes out of the table's entries until when nobody knew who held what.
+    pub(super) fn frozen_until(entries: &mut Vec<(String, Vec<u8>)>) -> Option<u64> {
+        let at = entries.iter().position(|(key, _)| key == FROZEN)?;
+        String::from_utf8(entries.swap_remove(at).1).ok()?.parse().ok()
     }
 
     fn put(&mut self, grant: Option<&Grant>, seq: Seq) -> Result<(), GrantTableError> {

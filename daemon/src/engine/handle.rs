@@ -192,6 +192,9 @@ impl Engine {
         let of = Asked { session, connection, number };
         let (ask, process) = match request {
             Request::Commit(commit) => return self.commit(of, commit, room).await,
+            Request::Lock(Lock { ttl_ms: Some(_), .. }) if process.is_some() => {
+                return Err(Failure::new(FailureKind::Usage, "a lease is not tied to a process"));
+            }
             Request::Lock(lock) => (Ask::Lock(lock_ask(lock, process.as_ref())), process),
             Request::Bind { id, hold, .. } => {
                 let Some(process) = process else {

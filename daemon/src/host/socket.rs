@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -132,10 +132,8 @@ impl Socket {
         }
         let Some((number, name)) = handed.pop() else { return Ok(None) };
         let unusable = |error: io::Error| wrong(format!("the descriptor {name:?}, which is unusable ({error})"));
-        let fd = system_call::adopt(number).map_err(unusable)?;
-        if !is_unix_listener(fd.as_fd()).map_err(|errno| unusable(errno.into()))? {
-            return Err(wrong(format!("the descriptor {name:?}, which is something else")));
-        }
+        let fd = system_call::adopt(number, |fd| Ok(is_unix_listener(fd)?)).map_err(unusable)?;
+        let fd = fd.ok_or_else(|| wrong(format!("the descriptor {name:?}, which is something else")))?;
         let listener = UnixDomainListener::try_from(fd).map_err(unusable)?;
         Ok(Some(Self { listener: Listener::from(listener), bound: None }))
     }
@@ -230,7 +228,7 @@ fn probe(path: &Path) -> rustix::io::Result<()> {
     connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
-fn is_unix_listener(fd: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<bool> {
+fn is_unix_listener(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
     Ok(sockopt::socket_domain(fd)? == AddressFamily::UNIX
         && sockopt::socket_type(fd)? == SocketType::STREAM
         && sockopt::socket_acceptconn(fd)?)
@@ -238,6 +236,7 @@ fn is_unix_listener(fd: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<bool>
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixListener, UnixStream as BlockingUnixStream};
 
     use super::*;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -29,16 +29,23 @@ pub(super) fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Takes over a descriptor that the service manager left open for us.
+/// Takes over a descriptor that the service manager left open for us, if it is what we want; else it is left alone.
 ///
 /// The caller must be the only one who takes it, which holds for the numbers of `LISTEN_FDS`, taken once at the start.
-pub(super) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+pub(super) fn adopt(
+    fd: RawFd,
+    is_wanted: impl FnOnce(BorrowedFd<'_>) -> io::Result<bool>,
+) -> io::Result<Option<OwnedFd>> {
     // SAFETY: F_GETFD touches no memory; it tells whether the number is open at all.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: open, as just checked, and nobody else's by this function's contract.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    // SAFETY: open, as just checked, and nobody closes it meanwhile by this function's contract.
+    if !is_wanted(unsafe { BorrowedFd::borrow_raw(fd) })? {
+        return Ok(None);
+    }
+    // SAFETY: open, and nobody else's by this function's contract.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// Lets the runtime watch a descriptor become readable.

@@ -6,7 +6,7 @@ use stated_shared::limits::{GRANTS_MAX, WAITERS_MAX};
 use stated_shared::{Detail, Failure, FailureKind, Hold, LockId, LockKind, Notice, Reply, SessionId, StateName, Wait};
 
 use super::event::{Actor, Broken, BrokenGrant, Event, LeaseEnded, LeaseGranted, LeaseRenewed, What};
-use super::locks::{Grant, Link, Tenure, Tie, Time, Waiter};
+use super::locks::{Grant, Link, Tenure, Ticket, Tie, Time, Waiter};
 use super::{Context, Decision, Machine, Motion, Step, Verdict};
 
 /// A request for a lock.
@@ -45,6 +45,8 @@ pub struct Passed {
     pub session: SessionId,
     /// Which request.
     pub number: u64,
+    /// Its place in the queue.
+    pub ticket: Ticket,
     /// To be folded in before it is told.
     pub steps: Vec<Step>,
     /// The grant's ID.
@@ -264,7 +266,7 @@ impl Machine {
         if self.locks.grant(&id).is_none() {
             steps.extend(begin(grant, time));
         }
-        Some(Passed { session, number, steps, id })
+        Some(Passed { session, number, ticket: waiter.ticket, steps, id })
     }
 
     /// The waiting requests whose time is over.

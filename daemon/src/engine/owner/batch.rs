@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use stated_shared::{Failure, LockId, Notice, Reply, StateName};
+use stated_shared::{Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName};
+use tokio::sync::oneshot;
 
 use super::{Halt, Owner};
 use crate::engine::budget::ContentPermit;
 use crate::engine::outbox::Outbox;
 use crate::engine::record::{self, Draft};
+use crate::engine::service::Opened;
 use crate::journal::{AppendError, RecordKind};
 use crate::machine::event::{Payload, What};
 use crate::machine::{Motion, Step};
@@ -21,6 +23,8 @@ pub(super) enum Told {
     Reply(Arc<dyn Outbox>, u64, Result<Reply, Failure>),
     Notice(Arc<dyn Outbox>, Notice),
     Run(Box<dyn FnOnce() + Send>),
+    /// To a connection that may have gone meanwhile: then nobody else would close it.
+    Opened(SessionId, oneshot::Sender<Result<Opened, Failure>>, Result<Opened, Failure>),
 }
 
 #[derive(Default)]
@@ -91,19 +95,34 @@ impl Owner {
                     }
                     self.unsettled = true;
                 }
-                Step::Move(motion) => self.turn(motion)?,
+                Step::Move(motion) => self.turn(motion),
             }
         }
         self.batch.draft.add(&prepared.lines, &prepared.payloads);
         Ok(())
     }
 
-    pub(super) fn turn(&mut self, motion: Motion) -> Result<(), Halt> {
+    pub(super) fn turn(&mut self, motion: Motion) {
         // A grant alone lets nobody pass and ends nothing, unless its process is gone already: then its watch says so.
         self.unsettled |= !matches!(motion, Motion::Granted(_) | Motion::Queued(_) | Motion::Bound { .. });
         self.parts.machine.follow(&motion);
         let seq = self.parts.journal.last();
-        self.parts.book.record(&motion, self.parts.machine.locks(), seq).map_err(Halt::GrantTable)
+        self.parts.book.record(&motion, self.parts.machine.locks(), seq);
+    }
+
+    /// Writes down the grants that these steps begin, which is what lets them begin.
+    pub(super) fn admit(&mut self, prepared: &Prepared) -> Result<(), Failure> {
+        let seq = self.parts.journal.last();
+        for step in &prepared.steps {
+            if let Step::Move(Motion::Granted(grant)) = step {
+                self.parts.book.admit(grant, seq).map_err(|error| {
+                    let message = format!("the lock could not be written down beside the socket: {error}");
+                    Failure::new(FailureKind::Storage, message)
+                        .hint("make room there, then try again (df shows the disk)")
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the batch durable, then answers.
@@ -118,7 +137,7 @@ impl Owner {
         }
         for id in batch.struck {
             if self.parts.machine.locks().grant(&id).is_none() {
-                self.parts.book.remove(&id, self.parts.journal.last()).map_err(Halt::GrantTable)?;
+                self.parts.book.remove(&id, self.parts.journal.last());
             }
         }
         for told in batch.told {
@@ -126,6 +145,11 @@ impl Owner {
                 Told::Reply(outbox, number, result) => outbox.reply(number, result),
                 Told::Notice(outbox, notice) => outbox.notice(notice),
                 Told::Run(run) => run(),
+                Told::Opened(session, done, opened) => {
+                    if let Err(Ok(Opened { connection, .. })) = done.send(opened) {
+                        self.close_session(session, connection);
+                    }
+                }
             }
         }
         Ok(())

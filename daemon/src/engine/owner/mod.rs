@@ -171,25 +171,28 @@ impl Owner {
     pub(super) fn start(
         &mut self,
         events: Vec<Event>,
-        entries: Vec<(String, Vec<u8>)>,
+        mut entries: Vec<(String, Vec<u8>)>,
         frozen: bool,
     ) -> Result<(), Halt> {
         let steps = events.into_iter().map(|event| Step::Record(Box::new(event))).collect();
         let prepared = self.prepare(steps, BTreeMap::new());
         self.fold(prepared)?;
+        let until = self.time.boottime_ms + DOUBT_MS;
+        // A second stop within the first half minute does not shorten it.
+        let still_frozen = GrantBook::frozen_until(&mut entries);
         let (grants, doubts) = self.parts.book.restore(entries, self.parts.machine.locks());
         for grant in grants {
             tracing::info!(lock = %grant.id, names = ?grant.names, holder = %stated_shared::Actor::from(&grant.holder), "kept a lock from before the restart");
-            self.turn(Motion::Granted(Box::new(grant)))?;
+            self.turn(Motion::Granted(Box::new(grant)));
         }
-        let until = self.time.boottime_ms + DOUBT_MS;
         self.doubts.extend(doubts.into_iter().map(|doubt| (until, doubt)));
-        if frozen {
+        if let Some(until) = frozen.then_some(until).or(still_frozen) {
+            self.parts.book.freeze(Some(until), self.parts.journal.last()).map_err(Halt::GrantTable)?;
             tracing::warn!(
                 "the daemon stopped without leaving its table of locks: none is granted for {} s",
                 DOUBT_MS / 1000
             );
-            self.turn(Motion::Frozen(true))?;
+            self.turn(Motion::Frozen(true));
             self.frozen_until = Some(until);
         }
         self.settle()?;
@@ -245,25 +248,22 @@ impl Owner {
 
     fn take(&mut self, command: Command) -> Result<(), Halt> {
         match command {
-            Command::Submit(submission) => self.submit(*submission),
+            Command::Submit(submission) => self.submit(*submission)?,
             Command::Query(query) => {
                 let view = self.view();
                 let told = query(&self.parts.machine, &view);
                 self.batch.told.push(Told::Run(told));
-                Ok(())
             }
             Command::Read(reading) => {
                 let Reading { session, connection, number, read } = *reading;
                 let Some(outbox) = self.outbox(session, connection) else { return Ok(()) };
                 let answer = read(&self.parts.machine, &self.view());
                 self.batch.told.push(Told::Reply(outbox, number, answer));
-                Ok(())
             }
             Command::Denied(actor) => {
                 let outcome = FailureKind::Denied.as_str();
                 let deed = Deed { actor: *actor, verb: "connect", name: None, version: None, outcome };
                 self.observations.note(deed, self.time.wall, self.time.boottime_ms);
-                Ok(())
             }
             Command::Fetched { session, state, version } => {
                 if let Some(connected) = self.sessions.get(&session) {
@@ -271,21 +271,19 @@ impl Owner {
                     let deed = Deed { actor, verb: "get", name, version, outcome: "ok" };
                     self.observations.note(deed, self.time.wall, self.time.boottime_ms);
                 }
-                Ok(())
             }
             Command::Open { session, actor, outbox, done } => {
-                let opened = self.open(session, *actor, outbox)?;
-                // A client that went away meanwhile is closed by its session.
-                self.batch.told.push(Told::Run(Box::new(move || drop(done.send(opened)))));
-                Ok(())
+                let opened = self.open(session, *actor, outbox);
+                self.batch.told.push(Told::Opened(session, done, opened));
             }
             Command::Close { session, connection } => self.close_session(session, connection),
             Command::ProcessGone { id, watch } if self.parts.book.is_current(&id, watch) => {
                 self.turn(Motion::ProcessGone(id))
             }
             Command::PeerGone { session } => self.give_up_peer(session),
-            Command::ProcessGone { .. } | Command::Stop => Ok(()),
+            Command::ProcessGone { .. } | Command::Stop => {}
         }
+        Ok(())
     }
 
     fn submit(&mut self, mut submission: Submission) -> Result<(), Halt> {
@@ -325,7 +323,10 @@ impl Owner {
         let recorded = decision.steps.iter().any(|step| matches!(step, Step::Record(_)));
         let prepared = self.prepare(decision.steps, submission.payloads);
         let verdict = match self.make_room(&prepared) {
-            Ok(()) => decision.verdict,
+            Ok(()) => match self.admit(&prepared) {
+                Ok(()) => decision.verdict,
+                Err(failure) => Verdict::Refuse(failure),
+            },
             Err(error) if error.fate() == Fate::Refuse => Verdict::Refuse(no_room(&error)),
             Err(error) => return Err(error.into()),
         };

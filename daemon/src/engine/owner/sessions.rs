@@ -5,7 +5,7 @@ use std::sync::Arc;
 use stated_shared::{Failure, FailureKind, LockId, Notice, Reply, SessionId};
 
 use super::batch::{Prepared, Told};
-use super::{Halt, Owner, View};
+use super::{Owner, View};
 use crate::engine::outbox::Outbox;
 use crate::engine::service::{ConnectionId, Opened};
 use crate::machine::event::{Actor, What};
@@ -39,7 +39,7 @@ impl Owner {
         session: SessionId,
         actor: Actor,
         outbox: Arc<dyn Outbox>,
-    ) -> Result<Result<Opened, Failure>, Halt> {
+    ) -> Result<Opened, Failure> {
         let locks = self.parts.machine.locks();
         let held = locks.grants().find(|grant| grant.session() == session);
         let owner = held
@@ -47,21 +47,21 @@ impl Owner {
             .or_else(|| self.sessions.get(&session).map(|connected| connected.actor.uid))
             .or_else(|| self.parts.machine.answers().owner(session));
         if owner.is_some_and(|uid| uid != actor.uid) {
-            return Ok(Err(Failure::new(FailureKind::Denied, "the session belongs to another user")));
+            return Err(Failure::new(FailureKind::Denied, "the session belongs to another user"));
         }
         let resumed = held.is_some();
         // Whoever takes a session over asks again for what it waited for.
         let left: Vec<_> = locks.waiters().filter(|w| w.grant.session() == session).map(|w| w.ticket).collect();
         for ticket in left {
-            self.turn(Motion::Left(ticket))?;
+            self.turn(Motion::Left(ticket));
         }
         if resumed {
-            self.turn(Motion::Linked(session, Link::Up))?;
+            self.turn(Motion::Linked(session, Link::Up));
         }
         self.connections += 1;
         let connection = ConnectionId(self.connections);
         self.sessions.insert(session, Connected { connection, actor, mark: None, outbox });
-        Ok(Ok(Opened { resumed, connection }))
+        Ok(Opened { resumed, connection })
     }
 
     pub(super) fn outbox(&self, session: SessionId, connection: ConnectionId) -> Option<Arc<dyn Outbox>> {
@@ -69,9 +69,9 @@ impl Owner {
         Some(Arc::clone(&connected.outbox))
     }
 
-    pub(super) fn close_session(&mut self, session: SessionId, connection: ConnectionId) -> Result<(), Halt> {
+    pub(super) fn close_session(&mut self, session: SessionId, connection: ConnectionId) {
         if self.sessions.get(&session).is_none_or(|connected| connected.connection != connection) {
-            return Ok(());
+            return;
         }
         self.sessions.remove(&session);
         for waiter in self.parts.machine.locks().waiters().filter(|waiter| waiter.grant.session() == session) {
@@ -79,17 +79,18 @@ impl Owner {
         }
         for step in self.parts.machine.unlink(session) {
             if let Step::Move(motion) = step {
-                self.turn(motion)?;
+                self.turn(motion);
             }
         }
         if self.parts.machine.answers().owner(session).is_some() {
             self.forget.push_back((self.time.boottime_ms + stated_shared::limits::ANSWERS_KEPT_MS, session));
         }
-        Ok(())
     }
 
-    pub(super) fn give_up_peer(&mut self, session: SessionId) -> Result<(), Halt> {
-        if self.sessions.contains_key(&session) { Ok(()) } else { self.turn(Motion::Linked(session, Link::Down)) }
+    pub(super) fn give_up_peer(&mut self, session: SessionId) {
+        if !self.sessions.contains_key(&session) {
+            self.turn(Motion::Linked(session, Link::Down));
+        }
     }
 
     pub(super) fn tell(&mut self, session: SessionId, number: u64, result: Result<Reply, Failure>) {

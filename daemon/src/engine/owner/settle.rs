@@ -18,12 +18,15 @@ impl Owner {
     pub(super) fn pass_time(&mut self) -> Result<(), Halt> {
         let now = self.time.boottime_ms;
         if self.frozen_until.take_if(|until| *until <= now).is_some() {
-            self.turn(Motion::Frozen(false))?;
+            if let Err(error) = self.parts.book.freeze(None, self.parts.journal.last()) {
+                tracing::error!(%error, "the grant table could not be written");
+            }
+            self.turn(Motion::Frozen(false));
         }
         while let Some((_, doubt)) = self.doubts.pop_front_if(|(until, _)| *until <= now) {
             match doubt {
-                Doubt::Process(id) => self.turn(Motion::ProcessGone(id))?,
-                Doubt::Peer(session) => self.give_up_peer(session)?,
+                Doubt::Process(id) => self.turn(Motion::ProcessGone(id)),
+                Doubt::Peer(session) => self.give_up_peer(session),
             }
         }
         while let Some((_, session)) = self.forget.pop_front_if(|(due, _)| *due <= now) {
@@ -78,7 +81,7 @@ impl Owner {
             self.fold(prepared)?;
         }
         for TimedOut { wanted, left, failure } in self.parts.machine.timed_out(self.time) {
-            self.turn(left)?;
+            self.turn(left);
             let (session, number) = (wanted.session(), wanted.number);
             self.parts.book.drop_waiting(session, number);
             self.note("lock", &wanted, failure.kind.as_str());
@@ -90,6 +93,11 @@ impl Owner {
                 Ok(()) => {}
                 Err(error) if error.fate() == Fate::Refuse => break,
                 Err(error) => return Err(error.into()),
+            }
+            if let Err(failure) = self.admit(&prepared) {
+                self.turn(Motion::Left(passed.ticket));
+                self.tell(passed.session, passed.number, Err(failure));
+                continue;
             }
             self.fold(prepared)?;
             if let Some(grant) = self.parts.machine.locks().grant(&passed.id).cloned() {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::*;
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn hostile_frames_end_their_own_connection_only() {
     let mut server = Server::start();
     let mut bystander = server.client().await;
@@ -32,6 +32,7 @@ async fn hostile_frames_end_their_own_connection_only() {
         ("a chunk over the limit", [streamed(1 << 20), chunk((256 << 10) + 1)].concat()),
         ("a request within a content", [streamed(2), chunk(1), request(2, Request::Status)].concat()),
     ];
+    let start = Instant::now();
     for (what, bytes) in cases {
         let mut client = server.client().await;
         client.write(&bytes).await;
@@ -39,6 +40,7 @@ async fn hostile_frames_end_their_own_connection_only() {
         server.closed().await;
         bystander.request(1, Request::Status).await;
         assert_eq!(bystander.reply().await.0, 1, "{what}");
+        assert_eq!(start.elapsed(), Duration::ZERO, "{what}: only time ended it");
     }
 }
 
@@ -112,15 +114,17 @@ async fn a_large_frame_arrives_whole() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_never_reads_is_cut_while_another_works() {
     let mut server = Server::start();
     let (mut deaf, mut other) = (server.client().await, server.client().await);
+    let start = Instant::now();
     // Some 500 KiB of answer each; the socket takes the first and the queue a few more.
     for number in 0..16 {
         deaf.request(number, show()).await;
     }
     assert_eq!(server.closed().await, ConnectionId(0));
+    assert_eq!(start.elapsed(), Duration::ZERO);
     other.assert_alive(1).await;
     // What the socket had taken is still read, then the end.
     let mut rest = Vec::new();
@@ -130,13 +134,15 @@ async fn who_never_reads_is_cut_while_another_works() {
 
 #[tokio::test(start_paused = true)]
 async fn who_stops_reading_in_a_content_is_cut_in_time() {
-    let mut server = Server::start();
+    let budget_bytes = 16 << 20;
+    let mut server = Server::start_with(Rules::default(), budget_bytes);
     let mut client = server.client().await;
     let start = Instant::now();
-    client.request(1, get("4000000")).await;
+    // More than may wait for one peer: it is sent as it is taken.
+    client.request(1, get(&(12 << 20).to_string())).await;
     assert_eq!(server.closed().await, ConnectionId(0));
     assert!((30..32).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-    assert!(server.engine.budget.room(8 << 20).await.is_ok(), "the content's room is given back");
+    assert!(server.engine.budget.room(budget_bytes).await.is_ok(), "the content's room is given back");
 }
 
 #[tokio::test(start_paused = true)]
