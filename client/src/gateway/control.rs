@@ -28,7 +28,7 @@ const MESSAGE_LEN_MAX: usize = 64 << 10;
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
     /// Begin to serve; the first message.
-    Serve(Settings),
+    Serve(Box<Settings>),
     /// The child, whose pidfd comes along.
     Child {
         /// Its process ID.
@@ -205,6 +205,6 @@ mod tests {
             labels: BTreeMap::new(),
             program: "terraform".into(),
         };
-        assert!(!format!("{:?}", Order::Serve(settings)).contains("secret"));
+        assert!(!format!("{:?}", Order::Serve(Box::new(settings))).contains("secret"));
     }
 }

@@ -48,7 +48,7 @@ impl GatewayProcess {
         let mut process = command.spawn().map_err(failed)?;
         // The command holds the other end, whose end would not be seen otherwise.
         drop(command);
-        control.send(&Order::Serve(settings), None).map_err(failed)?;
+        control.send(&Order::Serve(Box::new(settings)), None).map_err(failed)?;
         match control.receive().map_err(failed)? {
             Some((News::Serving { port, socket }, _)) => Ok(Self { control, port, socket }),
             Some((News::Failed(failure), _)) => Err(failure),
@@ -150,7 +150,8 @@ fn serve(control: &Arc<Control>) -> Result<(), Failure> {
         });
         control.send(&News::Serving { port: listener.port()?, socket }, None)?;
         listen_to_exec(Arc::clone(control), Arc::clone(&work));
-        gateway.serve(listener, work.over()).await
+        gateway.serve(listener, work.over()).await;
+        Ok(())
     });
     // A thread that still asks a daemon out of reach must not keep the process.
     runtime.shutdown_background();

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::answer::Answer;
 use super::backend::Backend;
@@ -42,6 +42,8 @@ const HEAD_MAX: Duration = Duration::from_secs(120);
 const HEAD_LEN_MAX: usize = 64 << 10;
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
+/// How long to wait after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long requests in flight are awaited at the end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -64,7 +66,9 @@ enum Peer {
 impl Peer {
     /// The kernel's word on a TCP connection; `None` where it is another user's, or closed again.
     fn of_tcp(client: SocketAddr, server: SocketAddr, own: u32) -> Option<Self> {
-        ClientSocket::find(client, server).filter(|socket| socket.uid == own).map(Self::Tcp)
+        // A socket that nobody holds any more shows uid 0, whoever it belonged to.
+        let socket = ClientSocket::find(client, server)?;
+        (socket.uid == own && socket.inode != 0).then_some(Self::Tcp(socket))
     }
 
     /// The kernel's word on a Unix connection.
@@ -107,7 +111,7 @@ pub struct Gateway<B> {
 
 impl<B: Backend> Gateway<B> {
     /// Serves until told to end, then answers what is in flight, for a little while.
-    pub async fn serve(self: Arc<Self>, listener: Listener, end: impl Future<Output = ()>) -> io::Result<()> {
+    pub async fn serve(self: Arc<Self>, listener: Listener, end: impl Future<Output = ()>) {
         let own = rustix::process::geteuid().as_raw();
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let (closing, _) = watch::channel(false);
@@ -125,9 +129,11 @@ impl<B: Backend> Gateway<B> {
             };
             let accepted = match accepted {
                 Ok(accepted) => accepted,
-                // The peer's doing; the listener is well.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error),
+                // A peer that left, or no descriptors for now: the listener is well, and runs depend on it.
+                Err(_) => {
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
             };
             let (gateway, closing) = (Arc::clone(&self), closing.subscribe());
             connections.spawn(async move {
@@ -149,7 +155,6 @@ impl<B: Backend> Gateway<B> {
         closing.send_replace(true);
         let _ = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
         connections.shutdown().await;
-        Ok(())
     }
 
     /// Answers the requests of one connection; one of nobody that may connect is dropped without a word.

@@ -54,6 +54,7 @@ impl Standing {
             let (mut terminate, mut interrupt) =
                 (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
             let listener = bind(&self.address).await.map_err(|error| cannot_bind(&self.address, &error))?;
+            let _place = Place(&self.address);
             let hosts = listener.hosts().map_err(failed)?;
             ready(&Bound { host: hosts.first().cloned().unwrap_or_default() })?;
             let gateway = Arc::new(Gateway {
@@ -77,13 +78,22 @@ impl Standing {
                     () = work.over() => {}
                 }
             };
-            gateway.serve(listener, end).await.map_err(failed)
+            gateway.serve(listener, end).await;
+            Ok(())
         });
         runtime.shutdown_background();
-        if let Address::Unix(path) = &self.address {
+        served
+    }
+}
+
+/// A socket's place in the file system, held from its bind on and cleared at the end.
+struct Place<'a>(&'a Address);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Address::Unix(path) = self.0 {
             let _ = fs::remove_file(path);
         }
-        served
     }
 }
 

@@ -91,6 +91,12 @@ impl Peer {
         self.body().map(|body| decode(&body).unwrap())
     }
 
+    /// The process that connected.
+    pub fn pid(&self) -> u32 {
+        let credentials = rustix::net::sockopt::socket_peercred(&self.stream).unwrap();
+        credentials.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// The descriptors that came so far.
     pub fn descriptors(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.descriptors)

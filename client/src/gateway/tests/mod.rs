@@ -84,7 +84,7 @@ impl Rig {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = Listener::Tcp(tokio::net::TcpListener::from_std(socket).unwrap());
-                gateway.serve(listener, async { drop(ended.await) }).await.unwrap();
+                gateway.serve(listener, async { drop(ended.await) }).await;
             });
         });
         Self { address, fake, work, reports, end: Some(end), thread: Some(thread) }

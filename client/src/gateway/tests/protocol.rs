@@ -1,8 +1,10 @@
 //! What each request of Terraform's does, and what it is answered with.
 
-use stated_shared::{FailureKind, Hold, LockId, ProcessRef};
+use stated_shared::{FailureKind, Hold, LockId, ProcessRef, Timestamp};
 
 use super::*;
+use crate::gateway::owner::Owner;
+use crate::gateway::terraform::{Call, Verb};
 
 const A: &str = "9f2c41aa-0000-4000-8000-00000000000a";
 const B: &str = "9f2c41aa-0000-4000-8000-00000000000b";
@@ -217,4 +219,36 @@ fn what_makes_no_sense_is_refused() {
         assert_eq!(rig.ask(method, PROD, "").status, 405, "{method}");
     }
     assert_eq!(rig.fake.contents("prod").len(), 0);
+}
+
+#[test]
+fn a_lock_of_a_process_that_cannot_be_traced_is_a_lease() {
+    let fake = Arc::new(Fake::default());
+    let terraform = Terraform {
+        backend: Arc::clone(&fake),
+        work: Arc::default(),
+        under: None,
+        labels: Default::default(),
+        program: "terraform".into(),
+        report: Arc::new(|text| panic!("{text}")),
+    };
+    let ask = |verb, id: Option<&str>, body: String| {
+        let (id, body) = (id.map(str::to_owned), body.into_bytes());
+        let mut call = Call { verb, state: state_name("prod"), id, body, owner: None, now: Timestamp(0) };
+        terraform.answer(&mut call).status.as_u16()
+    };
+    assert_eq!(ask(Verb::Lock, None, lock_document(A)), 200);
+    let asked = fake.asked().pop().unwrap();
+    assert_eq!((asked.ttl_ms, asked.process), (Some(3_600_000), None));
+    assert_eq!(fake.renewals(), 0);
+    assert_eq!(ask(Verb::Lock, None, lock_document(A)), 200);
+    assert_eq!(ask(Verb::Write, Some(A), "1".into()), 200);
+    assert_eq!(fake.renewals(), 2, "each request that names it extends it");
+
+    // Where there is a child of the run, that one keeps the lock.
+    terraform.work.has_child(Owner::open(std::process::id()).unwrap());
+    assert_eq!(ask(Verb::Unlock, None, lock_document(A)), 200);
+    assert_eq!(ask(Verb::Lock, None, lock_document(B)), 200);
+    let asked = fake.asked().pop().unwrap();
+    assert_eq!((asked.ttl_ms, asked.process), (None, Some(ProcessRef::Descriptor)));
 }
