@@ -34,7 +34,7 @@ const LOG_LEN_MAX: u64 = 1 << 20;
 const LOG_LINES: usize = 5;
 
 /// Starts the daemon beside this program, else on `PATH`, for this socket; returns once somebody serves there.
-pub(crate) fn start(options: &ConnectOptions, socket: &Path) -> Result<(), Failure> {
+pub(crate) fn start(options: &ConnectOptions, socket: &Path) -> Result<Option<String>, Failure> {
     let state_dir = options.daemon_state_dir();
     let directory = socket
         .parent()
@@ -50,7 +50,7 @@ pub(crate) fn start(options: &ConnectOptions, socket: &Path) -> Result<(), Failu
         .create(directory)
         .map_err(|error| cannot(&format!("create {}", directory.display()), &error))?;
     if start_by_systemd(options, socket) {
-        return Ok(());
+        return Ok(None);
     }
     Launch { program: daemon_program(), socket, state_dir: options.state_dir.as_deref(), directory }.run()
 }
@@ -121,25 +121,26 @@ struct Launch<'a> {
 
 /// How a start ended.
 enum Outcome {
-    Serves,
+    /// It serves, and says this of its start.
+    Serves(Option<String>),
     Ended(ExitStatus),
 }
 
 impl Launch<'_> {
-    fn run(&self) -> Result<(), Failure> {
+    fn run(&self) -> Result<Option<String>, Failure> {
         let (mut log, log_path) = self.open_log()?;
         let give_up = Instant::now() + WINNER_MAX;
         loop {
             let log_start = log.seek(SeekFrom::End(0)).unwrap_or(0);
             let status = match self.attempt(&log)? {
-                Outcome::Serves => return Ok(()),
+                Outcome::Serves(said) => return Ok(said),
                 Outcome::Ended(status) => status,
             };
             if status.code() != Some(i32::from(FailureKind::Busy.exit_code())) {
                 return Err(ended(status, &last_lines(&mut log, log_start), &log_path));
             }
             if await_socket(self.socket, give_up.min(Instant::now() + WINNER_SOCKET_MAX)) {
-                return Ok(());
+                return Ok(None);
             }
             if Instant::now() >= give_up {
                 return Err(ended(status, &last_lines(&mut log, log_start), &log_path));
@@ -191,7 +192,7 @@ impl Launch<'_> {
             _ => cannot(&format!("run {}", self.program.display()), &error),
         })?;
         let outcome = ready.wait(&mut child).map_err(|error| cannot("await its start", &error))?;
-        if matches!(outcome, Outcome::Serves) {
+        if matches!(outcome, Outcome::Serves(_)) {
             reap(child);
         }
         Ok(outcome)
@@ -231,8 +232,10 @@ impl Ready {
         let mut message = [0; 4096];
         loop {
             while let Ok(len) = self.socket.recv(&mut message) {
-                if message[..len].split(|&byte| byte == b'\n').any(|line| line == b"READY=1") {
-                    return Ok(Outcome::Serves);
+                let lines = || message[..len].split(|&byte| byte == b'\n');
+                if lines().any(|line| line == b"READY=1") {
+                    let said = lines().find_map(|line| line.strip_prefix(b"STATUS="));
+                    return Ok(Outcome::Serves(said.map(|said| String::from_utf8_lossy(said).into_owned())));
                 }
             }
             if let Some(status) = child.try_wait()? {

@@ -48,7 +48,13 @@ pub(crate) fn nobody_listens(error: &io::Error) -> bool {
 }
 
 /// Connects to the first socket that answers, after starting a daemon where that is allowed.
-pub(crate) fn connect(options: &ConnectOptions, hello: &ClientHello) -> Result<(Connection, PathBuf), Broken> {
+///
+/// What a daemon that was started says of its start is left in `said`.
+pub(crate) fn connect(
+    options: &ConnectOptions,
+    hello: &ClientHello,
+    said: &mut Option<String>,
+) -> Result<(Connection, PathBuf), Broken> {
     let candidates = match &options.socket {
         Some(socket) => vec![socket.clone()],
         None => paths::sockets(&ProcessEnvironment),
@@ -68,7 +74,7 @@ pub(crate) fn connect(options: &ConnectOptions, hello: &ClientHello) -> Result<(
         let socket = if system_exists { Path::new(paths::SYSTEM_SOCKET) } else { socket };
         return Err(Broken::Refused(unreachable(socket, &last)));
     }
-    autostart::start(options, socket).map_err(Broken::Refused)?;
+    *said = autostart::start(options, socket).map_err(Broken::Refused)?;
     let connection = Connection::open(socket, hello)?;
     Ok((connection, socket.clone()))
 }

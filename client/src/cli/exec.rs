@@ -18,6 +18,7 @@ use crate::gateway::default_name::{Repository, default_name};
 use crate::gateway::owner::Owner;
 use crate::gateway::process::GatewayProcess;
 use crate::gateway::{Credential, DIRECTORY_LABEL, directory_label, environment};
+use crate::printable::printable;
 
 /// Run a command whose Terraform keeps its state here
 #[derive(Debug, Args)]
@@ -114,17 +115,17 @@ fn run(command: Command, gateway: &GatewayProcess, context: &Context) -> Result<
     let attend = |pid: Pid| {
         let gone = |why: &str| Failure::new(FailureKind::Internal, format!("cannot watch the command: {why}"));
         let owner = Owner::open(pid.as_raw_nonzero().get().unsigned_abs()).ok_or_else(|| gone("it is gone"))?;
-        gateway.attend(&owner).map_err(|error| gone(&error.to_string()))
+        gateway.attend(&owner).map_err(|error| gone(&error.to_string()))?;
+        // From here on an interrupt at the terminal is the command's to handle; this waits for it.
+        interruptible.store(false, Ordering::Relaxed);
+        Ok(())
     };
-    let started = child::start_held(command, attend)?;
-    // From here on an interrupt at the terminal is the command's to handle; this waits for it.
-    interruptible.store(false, Ordering::Relaxed);
-    let mut started = match started {
+    let mut started = match child::start_held(command, attend)? {
         Ok(started) => started,
         Err(error) => return Ok(child::not_started(&program, &error, &context.output)),
     };
     gateway
-        .remarks(|remark| eprintln!("statectl: {remark}"))
+        .remarks(|remark| eprintln!("statectl: {}", printable(remark)))
         .and_then(|()| wait(&mut started, signals))
         .map_err(|error| failure::local(format!("wait for {program}"), &error))
 }

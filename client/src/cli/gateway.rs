@@ -12,6 +12,7 @@ use super::{Context, args, failure};
 use crate::gateway::server::{Address, STATE_PATH, States};
 use crate::gateway::standing::{Bound, Standing};
 use crate::gateway::{Credential, environment};
+use crate::printable::printable;
 use stated_shared::paths::{self, ProcessEnvironment};
 
 /// Serve Terraform's http backend on loopback, in the foreground
@@ -52,7 +53,7 @@ impl Gateway {
             states,
             under: args::relied_on(self.lock.clone())?.pop(),
             credential: credential.clone(),
-            report: Arc::new(|text| eprintln!("statectl: {text}")),
+            report: Arc::new(|text| eprintln!("statectl: {}", printable(text))),
         };
         let mut written = None;
         let result = standing.run(|bound| {

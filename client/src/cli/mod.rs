@@ -115,7 +115,12 @@ struct Context {
 
 impl Context {
     fn connect(&self) -> Result<Client, Failure> {
-        Client::connect(&self.options)
+        let client = Client::connect(&self.options)?;
+        // That it serves goes without saying.
+        if let Some(said) = client.daemon_said().filter(|said| *said != "serving") {
+            eprintln!("statectl: the daemon {said}");
+        }
+        Ok(client)
     }
 }
 

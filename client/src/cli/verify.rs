@@ -7,11 +7,11 @@ use stated_shared::{Failure, FailureKind, Reply, Request};
 use super::Context;
 use super::failure;
 
-/// Check everything that is stored, up to the last durable record
+/// Read everything that is stored, up to the last durable record, and name what is damaged
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// Read every payload too
-    #[arg(long)]
+    /// Read every payload too: what it does today in any case
+    #[arg(long, hide = true)]
     read_data: bool,
 }
 
@@ -33,7 +33,7 @@ struct DamageView {
 
 impl Verify {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let verified = match context.connect()?.call(&Request::Verify { read_data: self.read_data })? {
+        let verified = match context.connect()?.call(&Request::Verify { read_data: true })? {
             Reply::Verified(verified) => verified,
             _ => return Err(failure::unexpected()),
         };

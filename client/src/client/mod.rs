@@ -39,6 +39,7 @@ pub struct Client {
     socket: PathBuf,
     hello: ClientHello,
     welcome: Welcome,
+    daemon_said: Option<String>,
     link: Link,
     passing: Passing,
     /// The number of the last request.
@@ -58,9 +59,10 @@ impl Client {
         let hello = ClientHello { session: SessionId(session), exe: options.exe.clone(), features: Vec::new() };
         let deadline = Instant::now() + WELCOME_MAX;
         let mut pauses = Pauses::new();
+        let mut daemon_said = None;
         loop {
             // A daemon that stops may still accept and then drop the connection: its successor answers.
-            let error = match discover::connect(options, &hello).and_then(|(connection, socket)| {
+            let error = match discover::connect(options, &hello, &mut daemon_said).and_then(|(connection, socket)| {
                 let (connection, welcome) = await_welcome(connection, deadline)?;
                 Ok((connection, socket, welcome))
             }) {
@@ -70,6 +72,7 @@ impl Client {
                         socket,
                         hello,
                         welcome,
+                        daemon_said,
                         link: Link::up(connection),
                         passing: Passing::new(),
                         number: 0,
@@ -87,6 +90,11 @@ impl Client {
             }
             std::thread::sleep(pauses.next());
         }
+    }
+
+    /// What the daemon said of its start, where this client started it: of a new key that must be backed up, say.
+    pub fn daemon_said(&self) -> Option<&str> {
+        self.daemon_said.as_deref()
     }
 
     /// The session's ID; it stays over reconnections.

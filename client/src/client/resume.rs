@@ -15,7 +15,7 @@ use crate::retry::{Bound, Pauses};
 /// The connection, or what is being done to have one again.
 pub(super) enum Link {
     Up { connection: Connection, closing: bool },
-    Down { start: Option<JoinHandle<Result<(), Failure>>> },
+    Down { start: Option<JoinHandle<Result<Option<String>, Failure>>> },
 }
 
 impl Link {

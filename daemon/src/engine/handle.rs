@@ -406,19 +406,21 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     })
 }
 
+/// Whether a name is wanted.
+type Matches = Box<dyn Fn(&str) -> bool + Send>;
+
 /// `*` stays in a part of the name, `**` crosses.
-fn matcher(glob: Option<String>) -> Result<impl Fn(&str) -> bool + Send, Failure> {
-    let matcher: Option<GlobMatcher> = match glob {
-        None => None,
-        Some(glob) => {
-            let built = GlobBuilder::new(&glob).literal_separator(true).build().map_err(|error| {
-                Failure::new(FailureKind::Usage, format!("{glob:?} is no glob: {}", error.kind()))
-                    .hint("'*' matches within a part of a name, '**' across parts")
-            })?;
-            Some(built.compile_matcher())
-        }
-    };
-    Ok(move |name: &str| matcher.as_ref().is_none_or(|matcher| matcher.is_match(name)))
+fn matcher(glob: Option<String>) -> Result<Matches, Failure> {
+    let Some(glob) = glob else { return Ok(Box::new(|_| true)) };
+    let matcher: GlobMatcher = GlobBuilder::new(&glob)
+        .literal_separator(true)
+        .build()
+        .map_err(|error| {
+            Failure::new(FailureKind::Usage, format!("{glob:?} is no glob: {}", error.kind()))
+                .hint("'*' matches within a part of a name, '**' across parts")
+        })?
+        .compile_matcher();
+    Ok(Box::new(move |name| matcher.is_match(name)))
 }
 
 /// As many rows as fit in a page, and whether there are more.
