@@ -58,7 +58,7 @@ fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     for words in [
-        "Back this key up",
+        "back it up",
         "[exit code 65]",
         "[exit code 75]",
         "waiting: example/network held by",

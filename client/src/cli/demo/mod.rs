@@ -50,13 +50,10 @@ fn play(stage: &mut Stage) -> Result<(), Failure> {
     }
     stage.file("deploy.sh", DEPLOY)?;
 
-    stage.remark("A new repository, and the key that opens it.")?;
-    stage.run("stated init", &Expected::done("Back this key up"))?;
-
-    stage.remark("Any file can be a state. The first command starts the daemon.")?;
+    stage.remark("Any file can be a state. The first command starts the daemon, which makes a key.")?;
     stage.run("cat 2-replicas.tfstate", &Expected::done(SECRET))?;
     let put = |replicas: u32, more: &str| format!("statectl put {NAME} {replicas}-replicas.tfstate {more}");
-    stage.run(&put(2, "-m 'first'"), &Expected::done("example/network@1"))?;
+    stage.run(&put(2, "-m 'first'"), &Expected::done("back it up").and("example/network@1"))?;
 
     stage.remark("Two have read version 1 and write: the second is refused, and overwrites nothing.")?;
     stage.run(&put(3, "--if-version 1 -m 'one more'"), &Expected::done("example/network@2"))?;

@@ -54,6 +54,7 @@ pub(super) struct Running {
 pub(super) struct Expected {
     code: u8,
     says: &'static str,
+    says_too: &'static str,
     hides: Option<&'static str>,
 }
 
@@ -73,7 +74,12 @@ impl Expected {
 
     /// This exit code, and to say this.
     pub(super) fn failure(code: u8, says: &'static str) -> Self {
-        Self { code, says, hides: None }
+        Self { code, says, says_too: "", hides: None }
+    }
+
+    /// And to say this too.
+    pub(super) fn and(self, says_too: &'static str) -> Self {
+        Self { says_too, ..self }
     }
 
     /// And not to say this.
@@ -82,7 +88,10 @@ impl Expected {
     }
 
     fn is_met(&self, code: u8, output: &str) -> bool {
-        code == self.code && output.contains(self.says) && !self.hides.is_some_and(|text| output.contains(text))
+        code == self.code
+            && output.contains(self.says)
+            && output.contains(self.says_too)
+            && !self.hides.is_some_and(|text| output.contains(text))
     }
 }
 
