@@ -619,6 +619,8 @@ impl Tree {
             let tokens = tokens(&read(path));
             let words: Vec<&str> = tokens.iter().map(|token| token.text.as_str()).collect();
             let all: BTreeSet<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            let module = path.trim_end_matches(".rs").trim_end_matches("/mod").rsplit('/').next().unwrap_or_default();
+            homes.entry(module.to_owned()).or_default().extend(all.iter().cloned());
             let declares = ["fn", "struct", "enum", "trait", "mod", "const", "static", "type", "impl", "for", "number"];
             for pair in words.windows(2).filter(|pair| declares.contains(&pair[0])) {
                 homes.entry(pair[1].to_owned()).or_default().extend(all.iter().cloned());
