@@ -81,7 +81,14 @@ impl Connection {
 
     /// Sends the opening where it did not go out yet.
     pub(crate) fn flush(&mut self) -> Result<(), Broken> {
-        self.send(&[], None)
+        let sent = self.send(&[], None);
+        if let Err(Broken::Lost(_)) = sent
+            && let Err(refused @ Broken::Refused(_)) = self.receive(Some(Instant::now()))
+        {
+            // A server that speaks another protocol may close at once, having said which.
+            return Err(refused);
+        }
+        sent
     }
 
     /// Sends a frame, with a descriptor where there is one; the opening goes first, in the same write.

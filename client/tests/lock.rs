@@ -278,20 +278,28 @@ fn a_lost_lock_ends_the_command() {
 
 #[test]
 fn a_lost_lock_may_only_be_told() {
-    // The command goes on until somebody else ends it.
-    let (code, _, err) = patient(&["--on-lost", "warn"], PATIENT, |peer, id, wrapper| {
+    let fake = Fake::run(|listener| {
+        let mut peer = Peer::accept(listener);
+        let (_, id) = granted(&mut peer);
+        bind(&mut peer, &id);
         peer.notice(Notice::LockLost { id: LockId::parse("another").unwrap(), why: "not ours".into() });
         peer.notice(Notice::LockLost { id: id.clone(), why: "broken by root".into() });
-        kill_process(wrapper, Signal::HUP).unwrap();
+        unlock(&mut peer, &id);
     });
-    assert_eq!(code, Some(128 + 1), "{err}");
-    assert!(err.contains("the command goes on") || err.is_empty(), "{err}");
-    assert!(!err.contains("not ours"), "{err}");
+    let mut wrapper = statectl(&fake, &["--on-lost", "warn", "a", "--", "sleep", "1000"]).spawn().unwrap();
+    let mut line = String::new();
+    let mut stderr = std::io::BufReader::new(wrapper.stderr.take().unwrap());
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    assert_eq!(line, "statectl: the lock is lost: broken by root; the command goes on\n");
+    // The command goes on until somebody else ends it.
+    kill_process(Pid::from_child(&wrapper), Signal::HUP).unwrap();
+    assert_eq!(wrapper.wait().unwrap().code(), Some(128 + 1));
+    fake.finish();
 }
 
 #[test]
 fn a_termination_is_passed_on_and_an_interrupt_is_not() {
-    let command = "trap 'echo int' INT; trap 'echo term; kill $!; exit 3' TERM; \
+    let command = "trap 'echo int' INT; trap 'echo term; kill -9 $!; exit 3' TERM; \
                    sleep 1000 & echo ready; while :; do wait $!; done";
     let (code, out, err) = patient(&[], command, |_, _, wrapper| {
         kill_process(wrapper, Signal::INT).unwrap();

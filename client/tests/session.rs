@@ -163,6 +163,7 @@ fn a_pidfd_arrives_with_its_frame_and_again_with_a_retry() {
 fn another_protocol_is_named_with_ours() {
     let fake = Fake::run(|listener| {
         let (mut stream, _) = listener.accept().unwrap();
+        // It closes without a look at what the client says, which must not hide what it said itself.
         std::io::Write::write_all(&mut stream, &Preamble { protocol: 9 }.encode()).unwrap();
     });
     let failure = Client::connect(&fake.options()).unwrap_err();

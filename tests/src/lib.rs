@@ -1,1 +1,32 @@
-//! x
+//! The harness of the black-box tests: hosts of their own, the real programs, and waits for events.
+//!
+//! **Invariant:** a test never sleeps and never looks at how long something took. It waits for an event (a process's
+//! end, a line of output, a datagram of readiness), each wait has a limit, and running into it is a failure.
+//! Whatever a test started is gone when its [`Host`] is dropped, also after a panic.
+
+mod commits;
+mod daemon;
+mod direct;
+mod files;
+mod held;
+mod host;
+mod programs;
+mod random;
+mod running;
+mod survivors;
+mod tools;
+
+pub use commits::{Commits, commit, state};
+pub use daemon::Daemon;
+pub use direct::Direct;
+pub use files::{contains, files_below, flip, read};
+pub use held::{Held, Waiting};
+pub use host::{Call, Host};
+pub use random::Random;
+pub use running::{Finished, Running};
+pub use tools::{root, sha256, tool};
+
+use std::time::Duration;
+
+/// How long anything may take before the test fails.
+pub const LIMIT: Duration = Duration::from_secs(150);

@@ -179,15 +179,9 @@ fn watch(
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let mut in_contact = true;
     loop {
-        let events = wait(&pidfd, client.as_fd().filter(|_| in_contact), in_contact, &signals)?;
-        signals.forward(&pidfd)?;
-        if events.child {
-            return child.wait();
-        }
-        if !in_contact {
-            continue;
-        }
-        let notices = client.poll_notices().unwrap_or_else(|failure| {
+        // Before the first wait too: a notice may have come together with the last answer.
+        let notices = if in_contact { client.poll_notices() } else { Ok(Vec::new()) };
+        let notices = notices.unwrap_or_else(|failure| {
             in_contact = false;
             output.say(&format!("the daemon is out of reach, the lock may be lost: {failure}"));
             Vec::new()
@@ -198,6 +192,11 @@ fn watch(
             {
                 lost(&why, held.on_lost, &pidfd, output)?;
             }
+        }
+        let events = wait(&pidfd, client.as_fd().filter(|_| in_contact), in_contact, &signals)?;
+        signals.forward(&pidfd)?;
+        if events.child {
+            return child.wait();
         }
     }
 }

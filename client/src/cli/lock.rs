@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use stated_shared::limits::{SEMAPHORE_SLOTS_MAX, WAITERS_MAX};
+use stated_shared::limits::SEMAPHORE_SLOTS_MAX;
 use stated_shared::{Failure, FailureKind, Grant, Hold, Lock, LockId, LockKind, Notice, StateName, Wait};
 
 use super::child::{self, Held, OnLost};
@@ -52,8 +52,8 @@ pub(super) struct LockVerb {
     /// End the lock with this wrapper, not with the command
     #[arg(short = 'o', long, visible_alias = "close")]
     only_wrapper: bool,
-    /// What to do with the command where the lock is lost
-    #[arg(long, value_name = "WHAT", default_value = "term")]
+    /// What to do where the lock is lost: term ends the command, warn only tells
+    #[arg(long, value_name = "term|warn", default_value = "term", hide_possible_values = true)]
     on_lost: OnLost,
     /// What for
     #[arg(short, long, value_name = "TEXT")]
@@ -155,7 +155,7 @@ fn tell_holders(client: &mut Client) {
         if std::mem::replace(&mut told, true) {
             return;
         }
-        let before = match (*ahead).min(WAITERS_MAX as u32) {
+        let before = match ahead {
             0 => String::new(),
             ahead => format!(", {ahead} waiting before this one"),
         };

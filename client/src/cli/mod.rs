@@ -55,10 +55,12 @@ Examples:
   statectl get example/greeting                        read the newest version
   statectl lock example/greeting -- make deploy        run a command under a lock
 
-Exit codes: 0 done, 1 failure or differs, 2 usage, 65 conflict, 66 not found, 69 no daemon, 74 storage,
-75 lock busy, 76 protocol, 77 denied, 78 configuration, 126/127 command not runnable/found, 130 interrupted.";
+Exit codes: 0 done, 1 failure or differs, 2 usage, 65 conflict, 66 not found, 69 no daemon,
+74 storage, 75 lock busy, 76 protocol, 77 denied, 78 configuration, 126 command not runnable,
+127 command not found, 130 interrupted.";
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Everywhere")]
 struct Globals {
     /// The daemon's socket [default: the user's, then the system's]
     #[arg(long, global = true, value_name = "PATH", env = "STATED_SOCKET", hide_env_values = true)]
@@ -69,8 +71,8 @@ struct Globals {
     /// Do not start a daemon where none runs
     #[arg(long, global = true)]
     no_autostart: bool,
-    /// When to use colour; NO_COLOR is honoured
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = false)]
+    /// Use colour auto(matically), always or never; NO_COLOR is honoured
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     color: Color,
 }
 

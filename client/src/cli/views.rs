@@ -50,6 +50,8 @@ pub(super) struct VersionView<'a> {
     time: String,
     actor: ActorView<'a>,
     message: Option<&'a str>,
+    /// Promised to programs; no version has one yet.
+    tags: [&'a str; 0],
     serial: Option<u64>,
     lineage: Option<&'a str>,
     labels: &'a BTreeMap<String, String>,
@@ -68,6 +70,7 @@ impl<'a> From<&'a VersionInfo> for VersionView<'a> {
             time: time(info.time),
             actor: (&info.actor).into(),
             message: info.message.as_deref(),
+            tags: [],
             serial: content.and_then(|content| content.serial),
             lineage: content.and_then(|content| content.lineage.as_deref()),
             labels: &info.labels,

@@ -188,8 +188,10 @@ impl Client {
         }
     }
 
-    /// The descriptor that becomes readable when [`Client::poll_notices`] has something to do; none while the
-    /// connection is down, when that should be called again after a second at most.
+    /// The descriptor to wait on between calls of [`Client::poll_notices`]: readable when that has something to do.
+    ///
+    /// Call that before each wait, not only after one: a notice that came together with an answer is read already.
+    /// None while the connection is down; then call it again after a second at most.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.link {
             Link::Up { connection, .. } => Some(connection.as_fd()),

@@ -41,11 +41,16 @@ impl Daemon {
         self.locks().socket().to_owned()
     }
 
-    /// Tells each lock that was broken or expired, until the session cannot be resumed any more.
+    /// Reads notices as they come, so that the handler hears of a lost lock while nobody asks for anything; until the
+    /// session cannot be resumed any more.
     ///
     /// Blocks; for a thread of its own.
-    pub fn watch_locks(&self, mut lost: impl FnMut(&LockId, &str)) -> Failure {
+    fn read_notices(&self) -> Failure {
         loop {
+            // Before each wait: what another thread's call has read already wakes nobody.
+            if let Err(failure) = self.locks().poll_notices() {
+                return failure;
+            }
             // The descriptor is waited for without the session, which requests need meanwhile.
             let descriptor = self.locks().as_fd().and_then(|fd| fd.try_clone_to_owned().ok());
             match descriptor {
@@ -56,15 +61,6 @@ impl Daemon {
                     let pause = Timespec::try_from(RECONNECT).ok();
                     let _ = poll(&mut [], pause.as_ref());
                 }
-            }
-            let notices = self.locks().poll_notices();
-            match notices {
-                Ok(notices) => notices.iter().for_each(|notice| {
-                    if let Notice::LockLost { id, why } = notice {
-                        lost(id, why);
-                    }
-                }),
-                Err(failure) => return failure,
             }
         }
     }
@@ -138,11 +134,16 @@ fn literal_glob(text: &str) -> String {
     text.chars().map(|c| if "*?[]{}!\\".contains(c) { '?' } else { c }).collect()
 }
 
-/// Runs the watch on a thread, telling the work and the user.
-pub fn spawn_watch(daemon: &Arc<Daemon>, lost: impl FnMut(&LockId, &str) + Send + 'static) {
+/// Tells each lock that was broken or expired, whichever thread reads of it, and reads on a thread of its own.
+pub fn watch_locks(daemon: &Arc<Daemon>, mut lost: impl FnMut(&LockId, &str) + Send + 'static) {
+    daemon.locks().on_notice(Box::new(move |notice| {
+        if let Notice::LockLost { id, why } = notice {
+            lost(id, why);
+        }
+    }));
     let daemon = Arc::clone(daemon);
     // It ends with the process: it has nothing to finish.
-    std::thread::spawn(move || daemon.watch_locks(lost));
+    std::thread::spawn(move || daemon.read_notices());
 }
 
 #[cfg(test)]

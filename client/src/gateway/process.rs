@@ -125,7 +125,7 @@ fn serve(control: &Arc<Control>) -> Result<(), Failure> {
         // With nobody left to read, nobody needs to know.
         Arc::new(move |text| drop(control.send(&News::Remark(text.to_owned()), None)))
     };
-    daemon::spawn_watch(&daemon, {
+    daemon::watch_locks(&daemon, {
         let (work, remark) = (Arc::clone(&work), Arc::clone(&remark));
         move |id, why| {
             work.unlocked(id);

@@ -42,7 +42,7 @@ impl Standing {
         let failed = |error: io::Error| Failure::new(FailureKind::Other, format!("the gateway cannot serve: {error}"));
         let daemon = Arc::new(Daemon::connect(self.options)?);
         let work = Arc::new(Work::attended());
-        daemon::spawn_watch(&daemon, {
+        daemon::watch_locks(&daemon, {
             let (work, report) = (Arc::clone(&work), Arc::clone(&self.report));
             move |id, why| {
                 work.unlocked(id);

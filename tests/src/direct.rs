@@ -1,0 +1,67 @@
+//! A client that asks once: whatever happens to its connection, it neither retries nor guesses.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use stated_shared::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX, HELLO_LEN_MAX};
+use stated_shared::wire::{
+    ClientFrame, ClientHello, PREFIX_LEN, Preamble, ServerFrame, ServerHello, Welcome, body_len, decode, encode,
+};
+use stated_shared::{Bytes, Failure, Reply, Request, SessionId};
+
+use crate::{LIMIT, Random};
+
+/// One connection.
+#[derive(Debug)]
+pub struct Direct {
+    stream: UnixStream,
+    number: u64,
+    /// What the daemon said of itself.
+    pub welcome: Welcome,
+}
+
+impl Direct {
+    /// Connects and shakes hands.
+    pub fn connect(socket: &Path, random: &mut Random) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let mut session = [0; 16];
+        session.copy_from_slice(&random.bytes(16));
+        let hello = ClientHello { session: SessionId(session), exe: None, features: Vec::new() };
+        stream.write_all(&Preamble::OURS.encode())?;
+        stream.write_all(&encode(&hello).map_err(io::Error::other)?)?;
+        let mut preamble = [0; Preamble::LEN];
+        stream.read_exact(&mut preamble)?;
+        let body = frame(&mut stream, HELLO_LEN_MAX)?;
+        let hello: ServerHello = decode(&body).map_err(io::Error::other)?;
+        Ok(Self { stream, number: 0, welcome: hello.map_err(io::Error::other)? })
+    }
+
+    /// Asks; an `Err` leaves open whether it was done. Contents go after the request, in chunks.
+    pub fn ask(&mut self, request: Request, contents: &[Vec<u8>]) -> io::Result<Result<Reply, Failure>> {
+        self.number += 1;
+        let number = self.number;
+        let request = ClientFrame::Request { number, request: Box::new(request) };
+        self.stream.write_all(&encode(&request).map_err(io::Error::other)?)?;
+        for piece in contents.iter().flat_map(|content| content.chunks(CHUNK_LEN_MAX)) {
+            let chunk = ClientFrame::Chunk { number, data: Bytes(piece.to_vec()) };
+            self.stream.write_all(&encode(&chunk).map_err(io::Error::other)?)?;
+        }
+        loop {
+            let body = frame(&mut self.stream, FRAME_LEN_MAX)?;
+            match decode::<ServerFrame>(&body).map_err(io::Error::other)? {
+                ServerFrame::Reply { number: of, result } if of == number => return Ok(*result),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn frame(stream: &mut UnixStream, len_max: usize) -> io::Result<Vec<u8>> {
+    let mut prefix = [0; PREFIX_LEN];
+    stream.read_exact(&mut prefix)?;
+    let mut body = vec![0; body_len(prefix, len_max).map_err(io::Error::other)?];
+    stream.read_exact(&mut body)?;
+    Ok(body)
+}

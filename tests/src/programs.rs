@@ -1,0 +1,46 @@
+//! The programs under test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The directory that holds `stated` and `statectl` as they are built from these sources.
+///
+/// Cargo tells an integration test where the programs of its own package are (`CARGO_BIN_EXE_…`), and builds no other
+/// package's. These are of other packages, so they are built here, once a process, with this test's own profile and
+/// target directory: `cargo test` is all that one has to type, and nobody tests a program of yesterday.
+pub(crate) fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| {
+        let test = std::env::current_exe().expect("the test has a path");
+        // target/<profile>/deps/<test>
+        let directory = test.parent().and_then(Path::parent).expect("a test lies below its profile's directory");
+        let target = directory.parent().expect("a profile's directory lies below the target directory");
+        let profile = match directory.file_name().and_then(|name| name.to_str()) {
+            Some("debug") => "dev",
+            Some(name) => name,
+            None => panic!("the profile's directory has no name"),
+        };
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--package", "stated", "--package", "stated-client", "--bins"])
+            .args(["--profile", profile, "--target-dir"])
+            .arg(target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        let failed = || format!("cargo build: {}", String::from_utf8_lossy(&built.stderr));
+        built.status.success().then(|| directory.to_owned()).ok_or_else(failed)
+    });
+    directory.as_ref().unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The daemon.
+pub(crate) fn stated() -> PathBuf {
+    directory().join("stated")
+}
+
+/// The client.
+pub(crate) fn statectl() -> PathBuf {
+    directory().join("statectl")
+}

@@ -1,0 +1,98 @@
+//! A disk that fails.
+
+use stated_shared::{Expect, Reply, Request};
+use stated_tests::{Commits, Direct, Host, Random, commit, tool};
+
+/// Starts the daemon under `strace`, which makes the `when`th call of `fdatasync` of each thread fail.
+fn daemon_whose_sync_fails(host: &Host, when: usize) -> stated_tests::Daemon {
+    let inject = format!("inject=fdatasync:error=EIO:when={when}");
+    let trace = host.path("strace");
+    let args = ["-f", "-o", trace.to_str().unwrap(), "-e", "trace=fdatasync", "-e", &inject, "--"];
+    let stated = host.stated_path();
+    host.daemon_by(host.call("strace", args.iter().map(AsRef::as_ref).chain([stated.as_os_str(), "run".as_ref()])))
+}
+
+#[test]
+fn a_failed_sync_halts_the_daemon_and_nothing_unacknowledged_is_claimed() {
+    if !tool("strace") {
+        return;
+    }
+    let mut random = Random::new();
+    for when in [4, 7, 12] {
+        let host = Host::new();
+        host.stated(["init"]).run().ok();
+        let mut daemon = daemon_whose_sync_fails(&host, when);
+        let mut connection = Direct::connect(&host.socket(), &mut random).unwrap();
+        let mut acknowledged = 0_u64;
+        let refusal = loop {
+            let content = format!("version {}", acknowledged + 1).into_bytes();
+            let request = Request::Commit(commit([("a", Expect::Any, content)]));
+            match connection.ask(request, &[]) {
+                Ok(Ok(Reply::Committed(_))) => acknowledged += 1,
+                Ok(Ok(other)) => panic!("{other:?}"),
+                Ok(Err(failure)) => break Some(failure),
+                Err(_) => break None,
+            }
+            assert!(acknowledged < 100, "no sync failed");
+        };
+        assert!(refusal.is_none(), "{refusal:?}: nobody knows what became of it");
+        assert_eq!(daemon.exit(), 74, "{}", daemon.said());
+        assert!(daemon.said().contains("start the daemon again"), "{}", daemon.said());
+
+        let daemon = host.daemon();
+        let rows = host.statectl(["log", "a", "--json"]).run();
+        let versions = if rows.code == 66 { 0 } else { rows.ok().objects().len() as u64 };
+        assert!(versions == acknowledged || versions == acknowledged + 1, "{versions} of {acknowledged}");
+        for version in 1..=versions {
+            assert_eq!(host.get(&format!("a@{version}")), format!("version {version}").into_bytes());
+        }
+        // A record that was written and not synced may be there: then it is durable now, and counts.
+        assert_eq!(host.put("a", b"and on it goes"), format!("a@{}", versions + 1));
+        daemon.stop();
+        host.verify();
+    }
+}
+
+#[test]
+fn a_client_that_retries_over_a_failed_sync_is_told_what_is_there() {
+    if !tool("strace") {
+        return;
+    }
+    let host = Host::new();
+    host.stated(["init"]).run().ok();
+    let mut daemon = daemon_whose_sync_fails(&host, 6);
+    let mut client = host.client();
+    let committing = std::thread::spawn(move || (1..=20_u64).map(|n| client.put_one("a", &n.to_le_bytes())).collect());
+    assert_eq!(daemon.exit(), 74, "{}", daemon.said());
+    let _successor = host.daemon();
+    let versions: Vec<u64> = committing.join().expect("every commit is acknowledged in the end");
+    assert_eq!(versions, (1..=20).collect::<Vec<_>>(), "none twice, none lost");
+    for version in versions {
+        assert_eq!(host.get(&format!("a@{version}")), version.to_le_bytes());
+    }
+}
+
+#[test]
+fn a_daemon_killed_by_its_own_sync_loses_nothing() {
+    if !tool("strace") {
+        return;
+    }
+    for when in [4, 9] {
+        let host = Host::new();
+        host.stated(["init"]).run().ok();
+        let inject = format!("inject=fdatasync:signal=SIGKILL:when={when}");
+        let stated = host.stated_path();
+        let args = ["-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", &inject, "--"];
+        let call = host.call("strace", args.iter().map(AsRef::as_ref).chain([stated.as_os_str(), "run".as_ref()]));
+        let mut daemon = host.daemon_by(call);
+        let mut client = host.client();
+        let committing =
+            std::thread::spawn(move || (1..=20_u64).map(|n| client.put_one("a", &n.to_le_bytes())).collect());
+        assert_eq!(daemon.exit(), 128 + 9, "{}", daemon.said());
+        let daemon = host.daemon();
+        let versions: Vec<u64> = committing.join().expect("every commit is acknowledged in the end");
+        assert_eq!(versions, (1..=20).collect::<Vec<_>>(), "none twice, none lost");
+        daemon.kill();
+        host.verify();
+    }
+}

@@ -1,0 +1,6 @@
+//! Crashes: what was acknowledged is there, and everything else is there whole or not at all.
+
+mod disk;
+mod ledger;
+mod torture;
+mod writer;

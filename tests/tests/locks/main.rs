@@ -1,0 +1,7 @@
+//! Locks, as processes meet them: who gets one when, how long it lasts, and what it guards.
+
+mod commits;
+mod holders;
+mod leases;
+mod queue;
+mod restarts;
