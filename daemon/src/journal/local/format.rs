@@ -13,7 +13,7 @@ use super::blobs::BLOB_DIR;
 use super::segment::{LOG_DIR, file_name, sync_dir, write_zeros};
 use super::tail::is_zero;
 
-const FORMAT_FILE: &str = "FORMAT";
+pub(super) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_TMP: &str = "FORMAT.tmp";
 const FIRST_LINE: &str = "stated state directory, format 1\n";
 const REPOSITORY_LINE: &str = "repository ";

@@ -72,7 +72,7 @@ pub(super) fn open(
     };
     let torn_left = last.torn && mode == OpenMode::ReadOnly;
     indexed.push(last.indexed);
-    let reader = Arc::new(LocalReader::new(dir, indexed, torn_left));
+    let reader = Arc::new(LocalReader::new(dir, repository, indexed, torn_left));
     let writer = segment.map(|segment| Writer::new(log_dir, segment, Arc::clone(&reader)));
     let blobs = Arc::new(LocalBlobs::new(dir, writer.is_some()));
     Ok(LocalJournal { writer, reader, blobs, ended, _log_dir: lock })

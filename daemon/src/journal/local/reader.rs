@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use stated_shared::Seq;
+use stated_shared::{RepositoryId, Seq};
 
 use super::super::limits::SEGMENT_LEN_MAX;
-use super::super::{ReadError, Reader, Record};
+use super::super::{OpenError, ReadError, Reader, Record};
 use super::blobs;
+use super::format;
 use super::header::Header;
 use super::segment::{LOG_DIR, NEXT_FILE, file_name, parse_file_name};
 
@@ -27,6 +28,7 @@ pub(super) struct Indexed {
 /// The index, shared with the writer.
 pub(super) struct LocalReader {
     dir: PathBuf,
+    repository: RepositoryId,
     segments: RwLock<Vec<Indexed>>,
     /// Held over a write beyond the last record.
     tail: Mutex<()>,
@@ -42,8 +44,8 @@ struct Found {
 }
 
 impl LocalReader {
-    pub fn new(dir: &Path, segments: Vec<Indexed>, torn_left: bool) -> Self {
-        Self { dir: dir.to_path_buf(), segments: RwLock::new(segments), tail: Mutex::new(()), torn_left }
+    pub fn new(dir: &Path, repository: RepositoryId, segments: Vec<Indexed>, torn_left: bool) -> Self {
+        Self { dir: dir.to_path_buf(), repository, segments: RwLock::new(segments), tail: Mutex::new(()), torn_left }
     }
 
     pub fn last(&self) -> Seq {
@@ -122,6 +124,13 @@ impl Reader for LocalReader {
 
     fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError> {
         let mut found = Vec::new();
+        if let Err(error) = format::check(&self.dir, self.repository) {
+            let (offset_bytes, what) = match error {
+                OpenError::Damaged { offset_bytes, what, .. } => (offset_bytes, what),
+                other => (0, other.to_string()),
+            };
+            found.push((format::FORMAT_FILE.to_owned(), offset_bytes, what));
+        }
         self.check_log(&mut found)?;
         blobs::strays(&self.dir, &mut found).map_err(self.failed(blobs::BLOB_DIR))?;
         Ok(found)
