@@ -5,14 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Directory of the programs under test: this test is in its `deps`.
-fn programs() -> PathBuf {
-    let exe = std::env::current_exe().unwrap();
-    exe.ancestors().nth(2).unwrap().to_path_buf()
-}
+use stated_tests::{programs_dir, tool};
 
 fn demo(temporary: &Path) -> Command {
-    let mut command = Command::new(programs().join("statectl"));
+    let mut command = Command::new(programs_dir().join("statectl"));
     command.arg("demo").env("TMPDIR", temporary);
     // Whoever runs the tests may have settings of their own.
     command.env("STATED_SOCKET", "/nonexistent/stated.sock").env("TF_CLI_CONFIG_FILE", "/nonexistent");
@@ -31,10 +27,6 @@ fn processes_of(directory: &Path) -> Vec<String> {
         Some(String::from_utf8_lossy(&command).replace('\0', " "))
     });
     processes.filter(|command| command.contains(needle)).collect()
-}
-
-fn has_terraform() -> bool {
-    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join("terraform").is_file())
 }
 
 /// A PATH with the few programs that the demo uses, and no Terraform.
@@ -69,10 +61,8 @@ fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
     ] {
         assert!(said.contains(words), "{words:?} is missing:\n{said}");
     }
-    if has_terraform() {
+    if tool("terraform") {
         assert!(said.contains("Resources: 1 added"), "{said}");
-    } else {
-        eprintln!("SKIPPED: terraform is not on PATH");
     }
     assert!(!said.contains('\x1b'), "colour without a terminal:\n{said}");
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "something was left behind");

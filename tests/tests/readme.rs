@@ -1,12 +1,10 @@
 //! The README's commands do what it says: each block is run as it stands, in a home of its own.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-fn programs() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf()
-}
+use stated_tests::{programs_dir, tool};
 
 /// The blocks of shell below a heading.
 fn blocks(heading: &str) -> String {
@@ -30,7 +28,8 @@ impl Home {
         let work = self.0.path().join("work");
         fs::create_dir_all(&work).unwrap();
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(std::iter::once(programs()).chain(std::env::split_paths(&path))).unwrap();
+        let path = std::env::join_paths(std::iter::once(programs_dir().to_owned()).chain(std::env::split_paths(&path)))
+            .unwrap();
         let mut command = Command::new("sh");
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
@@ -74,8 +73,7 @@ fn the_tour_with_scripts_is_true() {
 
 #[test]
 fn the_tour_with_terraform_is_true() {
-    if Command::new("terraform").arg("version").output().is_err() {
-        eprintln!("SKIPPED: terraform is not on PATH");
+    if !tool("terraform") {
         return;
     }
     let home = Home::new();

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use stated_tests::{programs_dir, tool};
+
 /// Longest architecture page, in lines.
 const ARCHITECTURE_LINES_MAX: usize = 300;
 /// Longest source file without its tests, in lines.
@@ -287,11 +289,9 @@ fn nothing_is_left_to_be_done_later() {
 
 #[test]
 fn units_are_understood_by_systemd() {
-    if Command::new("systemd-analyze").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: systemd-analyze is not installed");
+    if !tool("systemd-analyze") {
         return;
     }
-    let programs = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_path_buf();
     let room = tempfile::tempdir().unwrap();
     let units: Vec<String> = files().into_iter().filter(|path| path.ends_with(".service")).collect();
     assert!(!units.is_empty(), "no unit was found");
@@ -301,7 +301,7 @@ fn units_are_understood_by_systemd() {
         assert!(text.contains(program), "{path} starts something else than {program}");
         // The program is looked for, and is not installed here.
         let unit = room.path().join("stated.service");
-        fs::write(&unit, text.replace(program, programs.join("stated").to_str().unwrap())).unwrap();
+        fs::write(&unit, text.replace(program, programs_dir().join("stated").to_str().unwrap())).unwrap();
         let verify = |unit: &Path| {
             let mut command = Command::new("systemd-analyze");
             command.args(["--user", "verify"]).arg(unit).env("XDG_RUNTIME_DIR", room.path());
