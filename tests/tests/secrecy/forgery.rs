@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use stated_tests::{Host, files_below, read, sha256, tool};
 
@@ -27,7 +27,7 @@ fn plaintext(seq: u64) -> String {
 }
 
 /// Where the last record ends.
-fn end_of_log(log: &PathBuf) -> u64 {
+fn end_of_log(log: &Path) -> u64 {
     let bytes = read(log);
     bytes.iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1
 }
