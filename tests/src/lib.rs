@@ -22,6 +22,7 @@ pub use direct::Direct;
 pub use files::{contains, files_below, flip, read};
 pub use held::{Held, Waiting};
 pub use host::{Call, Host};
+pub use programs::directory as programs_dir;
 pub use random::Random;
 pub use running::{Finished, Running};
 pub use tools::{root, sha256, tool};

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 /// Cargo tells an integration test where the programs of its own package are (`CARGO_BIN_EXE_…`), and builds no other
 /// package's. These are of other packages, so they are built here, once a process, with this test's own profile and
 /// target directory: `cargo test` is all that one has to type, and nobody tests a program of yesterday.
-pub(crate) fn directory() -> &'static Path {
+pub fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(|| {
         let test = std::env::current_exe().expect("the test has a path");

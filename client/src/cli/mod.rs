@@ -7,6 +7,7 @@ mod args;
 mod audit;
 mod break_lock;
 mod child;
+mod demo;
 mod diff;
 mod exec;
 mod failure;
@@ -105,6 +106,7 @@ enum Verb {
     Audit(audit::Audit),
     Verify(verify::Verify),
     Status(status::Status),
+    Demo(demo::Demo),
 }
 
 /// What every verb gets: how to connect, and where to print.
@@ -165,6 +167,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Audit(audit) => audit.run(context),
         Verb::Verify(verify) => verify.run(context),
         Verb::Status(status) => status.run(context),
+        Verb::Demo(demo) => demo.run(context),
     }
 }
 

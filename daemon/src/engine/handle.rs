@@ -141,6 +141,9 @@ impl Engine {
 
     async fn audit(&self, filter: AuditFilter, after: Option<(Seq, u32)>) -> Result<Reply, Failure> {
         let matches = matcher(filter.glob.clone())?;
+        let (done, flushed) = oneshot::channel();
+        self.send(Command::Flush(done)).await?;
+        flushed.await.map_err(|_| stopping())?;
         let shared = Arc::clone(&self.shared);
         blocking(move || {
             audit::page(&shared.store, shared.watermark.get().0, &filter, &matches, after).map(Reply::Audit)

@@ -169,8 +169,10 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
     let (done, ended) = oneshot::channel();
     let timers = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
     let run = move || drop(done.send(timers.block_on(owner.run(commands))));
-    // The one thread besides the runtime's: it blocks in the journal's syncs, which no task may.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one thread besides the runtime's: it blocks in the journal's syncs, which no task may"
+    )]
     std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(StartError::Thread)?;
     Ok((Engine { sender, shared }, ended))
 }

@@ -28,6 +28,7 @@ impl Clock {
     }
 
     /// Wall-clock time: what people read. It may jump either way.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     pub fn now(&self) -> Timestamp {
         // Before 1970 means a host whose clock was never set: the epoch's own rule (last + 1) keeps order then.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -35,6 +36,7 @@ impl Clock {
     }
 
     /// Milliseconds since the boot, suspended time included: what deadlines go by. It never jumps.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads this clock")]
     pub fn boottime_ms(&self) -> u64 {
         let time = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

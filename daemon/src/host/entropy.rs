@@ -3,6 +3,7 @@
 use std::io;
 
 /// Fills the buffer with random bytes fit for keys. `Err` means the kernel has none to give: do not go on without.
+#[expect(clippy::disallowed_methods, reason = "the one place that draws them")]
 pub fn fill_random(buffer: &mut [u8]) -> io::Result<()> {
     getrandom::fill(buffer).map_err(|error| match error.raw_os_error() {
         Some(errno) => io::Error::from_raw_os_error(errno),

@@ -7,6 +7,7 @@ use stated_shared::{LockId, Reply, SessionId};
 
 /// An answer that is given again.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are replies, and a box for each would only cost")]
 pub enum Answer {
     /// As it was.
     Reply(Reply),

@@ -112,6 +112,7 @@ pub struct Decision {
 
 /// The answer to a request.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it lives for one request, on the stack")]
 pub enum Verdict {
     /// This.
     Reply(Reply),

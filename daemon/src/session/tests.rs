@@ -165,6 +165,7 @@ impl Server {
             connections: Arc::default(),
         };
         let stop = CancellationToken::new();
+        #[expect(clippy::disallowed_methods, reason = "it is awaited where the daemon is told to stop")]
         let served = tokio::spawn(serve(socket, engine.clone(), Arc::new(Users::default()), rules, stop.clone()));
         Self { _dir: dir, _lock: lock, path, engine, events, stop, served }
     }

@@ -19,6 +19,7 @@ use crate::machine::{Motion, Step};
 const NO_ROOM_RETRY_MS: u64 = 1000;
 
 /// What is told once the batch is durable.
+#[allow(clippy::large_enum_variant, reason = "nearly all are replies, and a box for each would only cost")]
 pub(super) enum Told {
     Reply(Arc<dyn Outbox>, u64, Result<Reply, Failure>),
     Notice(Arc<dyn Outbox>, Notice),

@@ -83,6 +83,8 @@ pub(super) enum Command {
     Submit(Box<Submission>),
     Read(Box<Reading>),
     Query(Query),
+    /// Somebody wants to read the audit log up to now.
+    Flush(oneshot::Sender<()>),
     /// Somebody was turned away.
     Denied(Box<Actor>),
     /// A session read a version's content.
@@ -182,7 +184,8 @@ impl Owner {
         let still_frozen = GrantBook::frozen_until(&mut entries);
         let (grants, doubts) = self.parts.book.restore(entries, self.parts.machine.locks());
         for grant in grants {
-            tracing::info!(lock = %grant.id, names = ?grant.names, holder = %stated_shared::Actor::from(&grant.holder), "kept a lock from before the restart");
+            // Without its names: the log is no sealed file.
+            tracing::info!(lock = %grant.id, holder = %stated_shared::Actor::from(&grant.holder), "kept a lock from before the restart");
             self.turn(Motion::Granted(Box::new(grant)));
         }
         self.doubts.extend(doubts.into_iter().map(|doubt| (until, doubt)));
@@ -259,6 +262,15 @@ impl Owner {
                 let Some(outbox) = self.outbox(session, connection) else { return Ok(()) };
                 let answer = read(&self.parts.machine, &self.view());
                 self.batch.told.push(Told::Reply(outbox, number, answer));
+            }
+            Command::Flush(done) => {
+                if !self.is_out_of_room() {
+                    self.flush_observations()?;
+                }
+                self.batch.told.push(Told::Run(Box::new(move || {
+                    // Whoever asked may be gone.
+                    let _ = done.send(());
+                })));
             }
             Command::Denied(actor) => {
                 let outcome = FailureKind::Denied.as_str();

@@ -4,10 +4,10 @@
 //! spelling: what is parsed and written again must match. The check (the line's own SHA-256, cut to 8 digits) makes
 //! a flipped length tell itself apart from a longer record that was cut by a crash.
 
+use sha2::{Digest as _, Sha256};
 use stated_shared::{Digest, Seq};
 
 use super::super::limits::RECORD_LEN_MAX;
-use crate::vault::sha256;
 
 pub(super) const MAGIC: &[u8] = b"stated1 ";
 const MAC_DIGITS: usize = 64;
@@ -82,7 +82,7 @@ impl Header {
 /// The first digits of the SHA-256 of the line up to here, its last space included.
 fn check(line: &[u8]) -> [u8; CHECK_DIGITS] {
     let mut digits = [0; CHECK_DIGITS];
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(sha256(line).0) {
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(Sha256::digest(line)) {
         pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
         pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
     }

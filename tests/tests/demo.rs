@@ -1,0 +1,112 @@
+//! `statectl demo` as a newcomer runs it: it ends well, tells the truth, and leaves nothing behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use stated_tests::{programs_dir, tool};
+
+fn demo(temporary: &Path) -> Command {
+    let mut command = Command::new(programs_dir().join("statectl"));
+    command.arg("demo").env("TMPDIR", temporary);
+    // Whoever runs the tests may have settings of their own.
+    command.env("STATED_SOCKET", "/nonexistent/stated.sock").env("TF_CLI_CONFIG_FILE", "/nonexistent");
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The command lines of processes that mention a directory.
+fn processes_of(directory: &Path) -> Vec<String> {
+    let needle = directory.to_str().unwrap();
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let command = fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&command).replace('\0', " "))
+    });
+    processes.filter(|command| command.contains(needle)).collect()
+}
+
+/// A PATH with the few programs that the demo uses, and no Terraform.
+fn path_without_terraform(directory: &Path) -> PathBuf {
+    let bin = directory.join("bin");
+    fs::create_dir(&bin).unwrap();
+    for program in ["sh", "cat", "echo", "head", "od", "grep"] {
+        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|dir| dir.join(program))
+            .find(|path| path.is_file())
+            .unwrap_or_else(|| panic!("{program} is not on PATH"));
+        std::os::unix::fs::symlink(found, bin.join(program)).unwrap();
+    }
+    bin
+}
+
+#[test]
+fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let output = demo(temporary.path()).output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for words in [
+        "back it up",
+        "[exit code 65]",
+        "[exit code 75]",
+        "waiting: example/network held by",
+        "output.password: (sensitive)",
+        "age-encryption.org/v1",
+        "verify, up to record",
+        "is removed.",
+    ] {
+        assert!(said.contains(words), "{words:?} is missing:\n{said}");
+    }
+    if tool("terraform") {
+        assert!(said.contains("Resources: 1 added"), "{said}");
+    }
+    assert!(!said.contains('\x1b'), "colour without a terminal:\n{said}");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "something was left behind");
+    assert_eq!(processes_of(temporary.path()), Vec::<String>::new());
+}
+
+#[test]
+fn without_terraform_its_part_is_skipped() {
+    let temporary = tempfile::tempdir().unwrap();
+    let bin = path_without_terraform(temporary.path());
+    let output = demo(temporary.path()).env("PATH", &bin).output().unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("skipped") && said.contains("verify, up to record"), "{said}");
+}
+
+#[test]
+fn a_step_that_deviates_fails_the_demo() {
+    let temporary = tempfile::tempdir().unwrap();
+    let bin = path_without_terraform(temporary.path());
+    fs::remove_file(bin.join("od")).unwrap();
+    let output = demo(temporary.path()).env("PATH", &bin).output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("[exit code 127]") && said.contains("expected exit code 0"), "{said}");
+    fs::remove_dir_all(bin).unwrap();
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "something was left behind");
+    assert_eq!(processes_of(temporary.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_kept_directory_can_be_looked_at() {
+    let temporary = tempfile::tempdir().unwrap();
+    let kept = temporary.path().join("kept");
+    let output = demo(temporary.path()).arg("--keep").arg(&kept).arg("--json").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    for line in String::from_utf8(output.stdout).unwrap().lines() {
+        let step: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(step["command"].is_string() && step["output"].is_string() && step["code"].is_u64(), "{line}");
+    }
+    let key = kept.join(".config/stated/identity.txt");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(processes_of(&kept), Vec::<String>::new());
+    // A second demo would mix with the first.
+    let again = demo(temporary.path()).arg("--keep").arg(&kept).output().unwrap();
+    assert_eq!(again.status.code(), Some(2), "{}", text(&again));
+}
