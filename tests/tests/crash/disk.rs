@@ -1,7 +1,8 @@
 //! A disk that fails.
 
-use stated_shared::{Expect, Reply, Request};
-use stated_tests::{Commits, Direct, Host, Random, commit, tool};
+use stated_client::Client;
+use stated_shared::{Expect, Reply, Request, Version};
+use stated_tests::{Direct, Host, Random, commit, tool};
 
 /// Starts the daemon under `strace`, which makes the `when`th call of `fdatasync` of each thread fail.
 fn daemon_whose_sync_fails(host: &Host, when: usize) -> stated_tests::Daemon {
@@ -53,6 +54,16 @@ fn a_failed_sync_halts_the_daemon_and_nothing_unacknowledged_is_claimed() {
     }
 }
 
+/// Each on the condition that the one before is the newest: one that were applied twice would be in its own way.
+fn twenty_commits(client: &mut Client) -> Vec<u64> {
+    let one = |number: u64| {
+        let expect = if number == 1 { Expect::Absent } else { Expect::Version(Version(number - 1)) };
+        let committed = client.commit(commit([("a", expect, number.to_le_bytes().to_vec())]));
+        committed.unwrap_or_else(|failure| panic!("commit {number}: {failure}")).states[0].version.0
+    };
+    (1..=20).map(one).collect()
+}
+
 #[test]
 fn a_client_that_retries_over_a_failed_sync_is_told_what_is_there() {
     if !tool("strace") {
@@ -62,7 +73,7 @@ fn a_client_that_retries_over_a_failed_sync_is_told_what_is_there() {
     host.stated(["init"]).run().ok();
     let mut daemon = daemon_whose_sync_fails(&host, 6);
     let mut client = host.client();
-    let committing = std::thread::spawn(move || (1..=20_u64).map(|n| client.put_one("a", &n.to_le_bytes())).collect());
+    let committing = std::thread::spawn(move || twenty_commits(&mut client));
     assert_eq!(daemon.exit(), 74, "{}", daemon.said());
     let _successor = host.daemon();
     let versions: Vec<u64> = committing.join().expect("every commit is acknowledged in the end");
@@ -86,8 +97,7 @@ fn a_daemon_killed_by_its_own_sync_loses_nothing() {
         let call = host.call("strace", args.iter().map(AsRef::as_ref).chain([stated.as_os_str(), "run".as_ref()]));
         let mut daemon = host.daemon_by(call);
         let mut client = host.client();
-        let committing =
-            std::thread::spawn(move || (1..=20_u64).map(|n| client.put_one("a", &n.to_le_bytes())).collect());
+        let committing = std::thread::spawn(move || twenty_commits(&mut client));
         assert_eq!(daemon.exit(), 128 + 9, "{}", daemon.said());
         let daemon = host.daemon();
         let versions: Vec<u64> = committing.join().expect("every commit is acknowledged in the end");

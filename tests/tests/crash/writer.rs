@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use stated_client::Client;
-use stated_shared::{Content, Expect, Reply, Request};
+use stated_shared::{Content, Expect, Reply, Request, Version};
 use stated_tests::{Direct, Random, commit};
 
 use super::ledger::{Ledger, Plan, Recipe};
@@ -43,8 +43,9 @@ pub fn retrying(writer: usize, mut random: Random, ledger: &mut Ledger, load: &L
     while !load.stop.load(Ordering::Acquire) {
         let plan = plan(writer, &mut random);
         let expected = ledger.expected(&plan);
-        // Without a condition: had a retry been applied twice, it would show as one version too many.
-        let changes = plan.iter().map(|(name, recipe)| (name.as_str(), Expect::Any, recipe.content()));
+        // With conditions: had a retry been applied twice, it would have been in its own way.
+        let changes = conditions(&expected).zip(&plan);
+        let changes = changes.map(|(expect, (name, recipe))| (name.as_str(), expect, recipe.content()));
         let committed = client.commit(commit(changes)).unwrap_or_else(|failure| panic!("{failure}"));
         let versions: Vec<u64> = committed.states.iter().map(|state| state.version.0).collect();
         assert_eq!(versions, expected, "a commit was lost, or applied twice");
@@ -52,6 +53,14 @@ pub fn retrying(writer: usize, mut random: Random, ledger: &mut Ledger, load: &L
         ledger.acknowledged += 1;
         let _ = load.acknowledged.send(());
     }
+}
+
+/// That each version is the next one.
+fn conditions(expected: &[u64]) -> impl Iterator<Item = Expect> {
+    expected.iter().map(|version| match version {
+        1 => Expect::Absent,
+        next => Expect::Version(Version(next - 1)),
+    })
 }
 
 /// Over connections that ask once: a crash leaves one commit open, given back for later.
@@ -62,10 +71,7 @@ pub fn asking_once(writer: usize, mut random: Random, ledger: &mut Ledger, load:
         let expected = ledger.expected(&plan);
         let contents: Vec<Vec<u8>> = plan.iter().map(|(_, recipe)| recipe.content()).collect();
         let names = plan.iter().map(|(name, _)| name.as_str());
-        let versions = expected.iter().map(|version| match version {
-            1 => Expect::Absent,
-            next => Expect::Version(stated_shared::Version(next - 1)),
-        });
+        let versions = conditions(&expected);
         let changes =
             names.zip(versions).zip(&contents).map(|((name, expect), content)| (name, expect, content.clone()));
         let mut commit = commit(changes);

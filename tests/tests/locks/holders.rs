@@ -24,7 +24,9 @@ fn the_commands_exit_code_is_passed_through() {
     }
     assert_eq!(run("kill -TERM $$"), 128 + 15);
     assert_eq!(run("kill -KILL $$"), 128 + 9);
-    host.statectl(["lock", "x", "--", "no-such-program-anywhere"]).run().code(127);
+    // A directory on PATH that may not be searched would be another reason, and another code.
+    let missing = host.statectl(["lock", "x", "--", "no-such-program-anywhere"]).env("PATH", "/usr/bin:/bin");
+    missing.run().code(127);
     let file = host.file("not-executable", b"text");
     host.statectl(["lock", "x", "--", file.to_str().unwrap()]).run().code(126);
     assert_eq!(host.locks().len(), 0, "every one of them ended its lock");

@@ -110,6 +110,27 @@ fn a_damaged_payload_refuses_its_version_and_nothing_else() {
 }
 
 #[test]
+fn two_payloads_that_change_places_are_noticed() {
+    let host = Host::new();
+    let mut random = Random::new();
+    // Both open, both decompress, and both have the same length: only what the journal says of them differs.
+    for name in ["a", "b"] {
+        host.put(name, &random.bytes(200 << 10));
+    }
+    host.stop_daemon();
+    let blobs = files_below(&host.state_dir().join("blob"));
+    let aside = host.path("aside");
+    fs::rename(&blobs[0], &aside).unwrap();
+    fs::rename(&blobs[1], &blobs[0]).unwrap();
+    fs::rename(&aside, &blobs[1]).unwrap();
+    for name in ["a", "b"] {
+        assert!(host.statectl(["get", name]).run().code(74).stdout.is_empty());
+    }
+    let told = host.statectl(["verify"]).run().code(74).text();
+    assert!(blobs.iter().all(|blob| told.contains(&self::name(&host, blob))), "{told}");
+}
+
+#[test]
 fn a_running_daemons_verify_names_what_was_flipped_under_it() {
     let (host, places) = prepared();
     let _daemon: Daemon = host.daemon();
