@@ -45,7 +45,7 @@ fn serve() {
     let Ok(socket) = std::env::var("SERVE_AT") else { return };
     let listener = UnixListener::bind(socket).unwrap();
     if let Ok(ready) = std::env::var("NOTIFY_SOCKET") {
-        UnixDatagram::unbound().unwrap().send_to(b"READY=1\nSTATUS=x", ready).unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"READY=1\nSTATUS=serving", ready).unwrap();
     }
     if std::env::var_os("PROBED").is_some() {
         drop(listener.accept().unwrap());
