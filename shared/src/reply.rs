@@ -150,6 +150,13 @@ pub struct LockInfo {
 }
 
 impl LockInfo {
+    /// Who holds it, with the process whose end ends the lock: the actor's own may be a wrapper's or a gateway's.
+    pub fn who(&self) -> Actor {
+        let mut who = self.holder.clone();
+        who.pid = self.process.or(who.pid);
+        who
+    }
+
     /// `held by alice@build-7 (pid 4211) for apply since 3m12s, 2 waiting`.
     pub fn describe(&self, now: Timestamp) -> String {
         let age_s = now.0.saturating_sub(self.since.0) / 1000;
@@ -159,7 +166,7 @@ impl LockInfo {
             3600..86_400 => format!("{}h{}m", age_s / 3600, age_s / 60 % 60),
             _ => format!("{}d{}h", age_s / 86_400, age_s / 3600 % 24),
         };
-        format!("held by {} for {} since {age}, {} waiting", self.holder, self.operation, self.waiters)
+        format!("held by {} for {} since {age}, {} waiting", self.who(), self.operation, self.waiters)
     }
 }
 

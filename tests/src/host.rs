@@ -244,6 +244,13 @@ impl Call {
         self
     }
 
+    /// Where it runs; the host's own directory for files where not said.
+    #[must_use]
+    pub fn current_dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
     /// The command as it would be run.
     pub fn into_command(self) -> Command {
         self.command

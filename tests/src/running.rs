@@ -73,6 +73,16 @@ impl Running {
         }
     }
 
+    /// The next line of its standard output that contains this text.
+    pub fn prints(&mut self, text: &str) -> String {
+        loop {
+            match self.line() {
+                line if line.contains(text) => return line,
+                _ => {}
+            }
+        }
+    }
+
     fn complaints(&self) -> String {
         let said: Vec<u8> = self.stderr.receiver.try_iter().flatten().collect();
         String::from_utf8_lossy(&said).into_owned()
@@ -195,6 +205,12 @@ impl Finished {
         let mut objects = self.objects();
         assert_eq!(objects.len(), 1, "{}", self.text());
         objects.remove(0)
+    }
+
+    /// Its whole standard output as one JSON document.
+    #[track_caller]
+    pub fn document(&self) -> Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{}: {error}", self.text()))
     }
 
     /// The failure that the last line of its standard error tells programs.

@@ -48,7 +48,7 @@ fn row(lock: &LockInfo) -> Vec<String> {
     vec![
         lock.name.to_string(),
         views::kind(lock.kind),
-        lock.holder.to_string(),
+        lock.who().to_string(),
         table::ago(lock.since),
         format!("{}{reason}", lock.operation),
         lock.expires.map_or_else(String::new, table::ago),

@@ -73,7 +73,7 @@ pub(super) fn version_size(info: &VersionInfo) -> String {
 /// Who holds a lock, for what, since when.
 pub(super) fn holder(lock: &LockInfo) -> String {
     let reason = lock.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
-    format!("{} held by {} for {}{reason} since {}", lock.name, lock.holder, lock.operation, ago(lock.since))
+    format!("{} held by {} for {}{reason} since {}", lock.name, lock.who(), lock.operation, ago(lock.since))
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ fn made_up(holder: &LockInfo) -> Map<String, Value> {
     let document = json!({
         "Operation": holder.operation,
         "Info": holder.reason.as_deref().unwrap_or_default(),
-        "Who": who(holder),
+        "Who": holder.who().to_string(),
         "Version": "",
         "Created": humantime::format_rfc3339_millis(since).to_string(),
         "Path": holder.name,
@@ -115,7 +115,7 @@ fn made_up(holder: &LockInfo) -> Map<String, Value> {
 /// `<uuid> held by alice@build-7 (pid 4211) for apply since 3m12s, 2 waiting`.
 fn decorated(holder: &LockInfo, holders: usize, waiters: u32, now: Timestamp) -> String {
     let since = elapsed(now.0.saturating_sub(holder.since.0));
-    let mut text = format!("{} held by {} for {} since {since}", holder.id, who(holder), holder.operation);
+    let mut text = format!("{} held by {} for {} since {since}", holder.id, holder.who(), holder.operation);
     if holders > 1 {
         let _ = write!(text, ", and {} more", holders - 1);
     }
@@ -123,13 +123,6 @@ fn decorated(holder: &LockInfo, holders: usize, waiters: u32, now: Timestamp) ->
         let _ = write!(text, ", {waiters} waiting");
     }
     text
-}
-
-/// The holder, with the process that the lock is tied to: the actor's own is a gateway's.
-fn who(holder: &LockInfo) -> String {
-    let mut actor = holder.holder.clone();
-    actor.pid = holder.process.or(actor.pid);
-    actor.to_string()
 }
 
 /// `45s`, `3m12s`, `2h5m`, `4d3h`.

@@ -1,7 +1,8 @@
 //! Session locks outside of the machine: their table beside the socket, and the processes that they are tied to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use stated_shared::{LockId, Seq, SessionId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -9,10 +10,12 @@ use tokio_util::task::TaskTracker;
 
 use super::owner::Command;
 use crate::host::{GrantTable, GrantTableError, Process, Reopened};
-use crate::machine::{Grant, Link, Locks, Motion, Tenure, Tie};
+use crate::machine::{Grant, Link, Locks, Motion, Released, Tenure, Tie};
 
 /// The key of an entry that is no grant; no lock's ID has a space.
 const FROZEN: &str = "frozen until";
+/// Ended grants that the table remembers; the machine of one start remembers more.
+const RELEASED_MAX: usize = 1024;
 
 /// Keeps the grant table in step with the machine, and watches processes.
 pub(super) struct GrantBook {
@@ -21,9 +24,29 @@ pub(super) struct GrantBook {
     waiting: HashMap<(SessionId, u64), Process>,
     watches: HashMap<LockId, (u64, AbortHandle)>,
     watch_count: u64,
+    /// The ended grants in the table, oldest first.
+    released: VecDeque<LockId>,
     runtime: tokio::runtime::Handle,
     tracker: TaskTracker,
     sender: mpsc::WeakSender<Command>,
+}
+
+/// What the table holds of a grant that ended, in the grant's place: a repeated unlock is answered well after a restart
+/// too.
+#[derive(Serialize, Deserialize)]
+struct Ended {
+    released: Released,
+}
+
+/// What the table told of the time before a restart.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    /// Held still.
+    pub grants: Vec<Grant>,
+    /// Of these, what is not known.
+    pub doubts: Vec<Doubt>,
+    /// Ended.
+    pub released: Vec<(LockId, Released)>,
 }
 
 /// What cannot be told of a grant after a restart: it is kept for a while, then given up.
@@ -42,7 +65,16 @@ impl GrantBook {
         tracker: TaskTracker,
         sender: mpsc::WeakSender<Command>,
     ) -> Self {
-        Self { table, waiting: HashMap::new(), watches: HashMap::new(), watch_count: 0, runtime, tracker, sender }
+        Self {
+            table,
+            waiting: HashMap::new(),
+            watches: HashMap::new(),
+            watch_count: 0,
+            released: VecDeque::new(),
+            runtime,
+            tracker,
+            sender,
+        }
     }
 
     /// Keeps a process until its request has its lock.
@@ -79,21 +111,46 @@ impl GrantBook {
                     tracing::error!(lock = %id, %error, "what holds a lock could not be written down");
                 }
             }
-            Motion::Ended(id) => self.remove(id, seq),
+            Motion::Ended(id) => match locks.released(id) {
+                Some(released) => self.end(id, released, locks, seq),
+                None => self.remove(id, seq),
+            },
             Motion::Queued(_)
             | Motion::Left(_)
             | Motion::Linked(..)
             | Motion::ProcessGone(_)
             | Motion::Frozen(_)
-            | Motion::Forgotten(_) => {}
+            | Motion::Forgotten(_)
+            | Motion::Remembered(..) => {}
+        }
+    }
+
+    /// Writes that a grant ended over what it was: one write, so that a successor knows it as held or as ended.
+    fn end(&mut self, id: &LockId, released: Released, locks: &Locks, seq: Seq) {
+        self.unwatch(id);
+        let entry = serde_json::to_vec(&Ended { released }).expect("an ended grant has a JSON form");
+        if let Err(error) = self.table.put(id.as_str(), seq, &entry) {
+            tracing::error!(lock = %id, %error, "a lock that ended could not be struck out: it may come back with a restart");
+        }
+        self.released.push_back(id.clone());
+        if self.released.len() > RELEASED_MAX
+            && let Some(oldest) = self.released.pop_front()
+            // An ID may have been granted anew.
+            && locks.grant(&oldest).is_none()
+        {
+            self.remove(&oldest, seq);
+        }
+    }
+
+    fn unwatch(&mut self, id: &LockId) {
+        if let Some((_, task)) = self.watches.remove(id) {
+            task.abort();
         }
     }
 
     /// Strikes out a grant.
     pub(super) fn remove(&mut self, id: &LockId, seq: Seq) {
-        if let Some((_, task)) = self.watches.remove(id) {
-            task.abort();
-        }
+        self.unwatch(id);
         if let Err(error) = self.table.remove(id.as_str(), seq) {
             tracing::error!(lock = %id, %error, "a lock that ended could not be struck out: it may come back with a restart");
         }
@@ -165,10 +222,14 @@ impl GrantBook {
     /// Takes up the grants of before a restart: what is known of their processes, and what is not.
     ///
     /// A grant that was broken just before the daemon stopped may be in the table still; the journal knows better.
-    pub(super) fn restore(&mut self, entries: Vec<(String, Vec<u8>)>, locks: &Locks) -> (Vec<Grant>, Vec<Doubt>) {
-        let mut grants = Vec::new();
-        let mut doubts = Vec::new();
+    pub(super) fn restore(&mut self, entries: Vec<(String, Vec<u8>)>, locks: &Locks) -> Restored {
+        let Restored { mut grants, mut doubts, mut released } = Restored::default();
         for (id, entry) in entries {
+            if let (Ok(ended), Ok(id)) = (serde_json::from_slice::<Ended>(&entry), LockId::parse(&id)) {
+                self.released.push_back(id.clone());
+                released.push((id, ended.released));
+                continue;
+            }
             let mut grant: Grant = match serde_json::from_slice(&entry) {
                 Ok(grant) => grant,
                 Err(error) => {
@@ -203,6 +264,6 @@ impl GrantBook {
             }
             grants.push(grant);
         }
-        (grants, doubts)
+        Restored { grants, doubts, released }
     }
 }

@@ -157,6 +157,7 @@ impl Machine {
             Motion::Ended(id) => self.locks.remove(id),
             Motion::Frozen(frozen) => self.frozen = *frozen,
             Motion::Forgotten(session) => self.answers.forget(*session),
+            Motion::Remembered(id, released) => self.locks.remember(id, *released),
         }
     }
 

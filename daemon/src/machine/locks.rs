@@ -101,7 +101,7 @@ pub struct Waiter {
 }
 
 /// What is remembered of a grant that ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Released {
     /// Who held it.
     pub uid: u32,

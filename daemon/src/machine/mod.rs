@@ -164,6 +164,8 @@ pub enum Motion {
     Frozen(bool),
     /// A session's answers are not needed any more.
     Forgotten(SessionId),
+    /// A grant of before a restart, of which the journal does not tell, had ended.
+    Remembered(LockId, Released),
 }
 
 impl Machine {

@@ -9,7 +9,7 @@ fn an_exclusive_lock_has_one_holder_and_the_refusal_says_who() {
     let held = host.hold(&["-m", "the reason", "x"]);
     let refused = host.statectl(["lock", "-n", "x", "--", "echo", "never"]).run().code(75);
     assert!(refused.stdout.is_empty(), "the command did not run");
-    assert!(refused.stderr.contains(&format!("pid {}", held.wrapper.pid())), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("pid {}", held.child)), "{}", refused.stderr);
     assert!(refused.stderr.contains("0 waiting"), "{}", refused.stderr);
     host.statectl(["lock", "-n", "-s", "x", "--", "true"]).run().code(75);
     host.statectl(["lock", "-n", "--slots", "2", "x", "--", "true"]).run().code(75);

@@ -102,6 +102,23 @@ fn a_wrapper_that_died_with_the_daemon_leaves_the_lock_to_its_command() {
 }
 
 #[test]
+fn a_repeated_unlock_is_answered_well_after_kill_9_too() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let held = host.hold(&["--on-lost", "warn", "x"]);
+    host.run(["unlock", &held.id]);
+    daemon.kill();
+    let daemon = host.daemon();
+    host.run(["unlock", &held.id]);
+    host.statectl(["unlock", "00000000-0000-4000-8000-000000000000"]).run().code(66);
+    assert_eq!(host.locks().len(), 0);
+    daemon.stop();
+    let _daemon = host.daemon();
+    host.run(["unlock", &held.id]);
+    host.statectl(["lock", "-n", "x", "--", "true"]).run().ok();
+}
+
+#[test]
 fn a_lock_that_was_broken_stays_broken_after_kill_9() {
     let host = Host::new();
     let daemon = host.daemon();

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::batch::{Batch, Told};
 use self::sessions::Connected;
 use crate::engine::budget::ContentPermit;
-use crate::engine::grants::{Doubt, GrantBook};
+use crate::engine::grants::{Doubt, GrantBook, Restored};
 use crate::engine::handle;
 use crate::engine::observed::{Deed, Observations};
 use crate::engine::outbox::Outbox;
@@ -182,7 +182,10 @@ impl Owner {
         let until = self.time.boottime_ms + DOUBT_MS;
         // A second stop within the first half minute does not shorten it.
         let still_frozen = GrantBook::frozen_until(&mut entries);
-        let (grants, doubts) = self.parts.book.restore(entries, self.parts.machine.locks());
+        let Restored { grants, doubts, released } = self.parts.book.restore(entries, self.parts.machine.locks());
+        for (id, released) in released {
+            self.turn(Motion::Remembered(id, released));
+        }
         for grant in grants {
             // Without its names: the log is no sealed file.
             tracing::info!(lock = %grant.id, holder = %stated_shared::Actor::from(&grant.holder), "kept a lock from before the restart");
