@@ -280,17 +280,8 @@ fn await_socket(socket: &Path, deadline: Instant) -> bool {
 
 /// The failure of a daemon that ended at its start, of the kind that its exit code tells.
 fn ended(status: ExitStatus, lines: &str, log: &Path) -> Failure {
-    let kinds = [
-        FailureKind::Usage,
-        FailureKind::Conflict,
-        FailureKind::NotFound,
-        FailureKind::Internal,
-        FailureKind::Storage,
-        FailureKind::Busy,
-        FailureKind::Protocol,
-        FailureKind::Denied,
-        FailureKind::Config,
-    ];
+    // What the caller can do something about; the rest would read as if it were about the caller's own request.
+    let kinds = [FailureKind::Internal, FailureKind::Storage, FailureKind::Denied, FailureKind::Config];
     let code = status.code();
     let kind = kinds.into_iter().find(|kind| code == Some(i32::from(kind.exit_code())));
     let how = match (code, status.signal()) {
