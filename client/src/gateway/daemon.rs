@@ -3,15 +3,17 @@
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use stated_shared::limits::RETRY_MS_MAX;
 use stated_shared::{
     Commit, Committed, Failure, FailureKind, Grant, Lock, LockId, LockInfo, Notice, Reply, Request, Selector,
     StateName, VersionInfo,
 };
 
 use super::Backend;
+use crate::retry::Pauses;
 use crate::{Client, ConnectOptions};
 
 /// Sessions that are kept for the next request.
@@ -31,9 +33,25 @@ pub struct Daemon {
 
 impl Daemon {
     /// Opens the session for locks.
-    pub fn connect(options: ConnectOptions) -> Result<Self, Failure> {
-        let locks = Mutex::new(Client::connect(&options)?);
-        Ok(Self { options, locks, idle: Mutex::default() })
+    pub fn connect(mut options: ConnectOptions) -> Result<Self, Failure> {
+        let client = Client::connect(&options)?;
+        // The states are those of this daemon: while it is away, another one's would be the wrong ones.
+        options.socket = Some(client.socket().to_owned());
+        Ok(Self { options, locks: Mutex::new(client), idle: Mutex::default() })
+    }
+
+    /// Opens one more session; a daemon that is being replaced is waited for, as one in a session would be.
+    fn another(&self) -> Result<Client, Failure> {
+        let deadline = Instant::now() + Duration::from_millis(RETRY_MS_MAX);
+        let mut pauses = Pauses::new();
+        loop {
+            match Client::connect(&self.options) {
+                Err(failure) if failure.kind == FailureKind::Unavailable && Instant::now() < deadline => {
+                    std::thread::sleep(pauses.next());
+                }
+                result => return result,
+            }
+        }
     }
 
     /// The socket that answered.
@@ -78,7 +96,7 @@ impl Daemon {
         let idle = self.idle().pop();
         let mut client = match idle {
             Some(client) => client,
-            None => Client::connect(&self.options)?,
+            None => self.another()?,
         };
         let result = ask(&mut client);
         let sound = !matches!(&result, Err(failure) if failure.kind == FailureKind::Unavailable);

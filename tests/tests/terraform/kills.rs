@@ -70,6 +70,28 @@ fn a_killed_wrapper_leaves_terraform_its_lock_and_a_place_for_its_state() {
 }
 
 #[test]
+fn a_killed_gateway_leaves_terraform_its_lock_and_its_state_in_a_file() {
+    let Some(host) = host() else { return };
+    let (first, second) = (Project::new(&host, "first"), Project::new(&host, "second"));
+    first.apply("one").run().ok();
+    let mut slow = first.at_gate(first.apply("two").env("TF_HTTP_RETRY_MAX", "0"));
+    let before = the_lock(&host);
+    let gateway = gateway_of(&before);
+    gateway.signal(Signal::KILL);
+    gateway.await_end();
+    second.apply("three").run().code(1);
+    assert_eq!(the_lock(&host)["id"], before["id"], "its work goes on, so others must not begin");
+    after(&host, || slow.gate.open());
+    slow.running.finish().code(1);
+    assert!(first.has_errored());
+    assert_eq!(first.word(), "one");
+
+    first.terraform(["state", "push", "errored.tfstate"]).run().ok();
+    assert_eq!(first.word(), "two", "nothing is lost");
+    assert!(host.locks().is_empty());
+}
+
+#[test]
 fn a_killed_job_leaves_nothing() {
     let Some(host) = host() else { return };
     let (first, second) = (Project::new(&host, "first"), Project::new(&host, "second"));

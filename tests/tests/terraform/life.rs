@@ -64,6 +64,28 @@ fn a_whole_life() {
 }
 
 #[test]
+fn a_large_state_grows_and_shrinks() {
+    let Some(host) = host() else { return };
+    let project = Project::new(&host, "d");
+    let with_lines = |count: u32| {
+        let large = format!(
+            r#"resource "terraform_data" "large" {{ input = [for n in range({count}) : [for m in range(200) : "line ${{n}} ${{sha256(m)}}"]] }}"#
+        );
+        project.write("large.tf", &large);
+        project.apply("one").run().ok();
+        let pulled = project.terraform(["state", "pull"]).run().ok().document();
+        assert_eq!(pulled, project.content(None));
+        project.log().last().unwrap()["size"].as_u64().unwrap()
+    };
+    assert!(with_lines(200) > 3 << 20, "larger than a frame, and than what rides in a batch");
+    assert!(with_lines(1) < 1 << 20);
+    assert!(with_lines(201) > 3 << 20);
+    assert_eq!(serials(&project.log()), [1, 2, 3]);
+    project.statectl(&["verify", "--read-data"]).run().ok();
+    project.is_settled();
+}
+
+#[test]
 fn a_whole_life_of_an_ordinary_user() {
     const UID: u32 = 65534;
     let Some(host) = host() else { return };

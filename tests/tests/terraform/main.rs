@@ -6,6 +6,7 @@
 mod concurrency;
 mod forced;
 mod gate;
+mod gateway;
 mod history;
 mod kills;
 mod leases;

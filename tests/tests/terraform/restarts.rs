@@ -3,7 +3,7 @@
 use rustix::process::{Pid, Signal};
 use stated_tests::{Daemon, Host, Process};
 
-use super::project::{Project, host, serials, the_lock};
+use super::project::{Project, STATE, host, serials, the_lock};
 
 /// Ends the daemon under a working Terraform, and checks that nobody noticed.
 fn a_restart_in_an_apply(end: impl Fn(Daemon)) {
@@ -43,6 +43,32 @@ fn a_restart_of_the_daemon_in_an_apply_loses_nothing() {
 #[test]
 fn kill_9_of_the_daemon_in_an_apply_loses_nothing() {
     a_restart_in_an_apply(Daemon::kill);
+}
+
+#[test]
+fn applies_at_once_outlive_a_daemon_that_keeps_dying() {
+    let Some(host) = host() else { return };
+    let mut daemon = host.daemon();
+    let projects: Vec<Project<'_>> = (0..3).map(|n| Project::new(&host, &format!("d{n}"))).collect();
+    let script = "echo begun; exec terraform apply -auto-approve -lock-timeout=140s -var=word=$0";
+    let start = |(n, project): (usize, &Project<'_>)| {
+        let mut apply = project.exec(&["sh", "-c", script, &n.to_string()]).start();
+        // From here on the run needs a daemon only now and then.
+        apply.prints("begun");
+        apply
+    };
+    let applies: Vec<_> = projects.iter().enumerate().map(start).collect();
+    for _ in 0..6 {
+        // Each daemon lives until one of them, or nobody, holds the lock no more.
+        host.hold(&[STATE]).release().ok();
+        daemon.kill();
+        daemon = host.daemon();
+    }
+    applies.into_iter().for_each(|apply| drop(apply.finish().ok()));
+    assert_eq!(serials(&projects[0].log()), [1, 2, 3]);
+    projects.iter().for_each(Project::is_settled);
+    host.statectl(["verify", "--read-data"]).run().ok();
+    drop(daemon);
 }
 
 #[test]
@@ -90,7 +116,7 @@ fn a_terraform_that_died_with_the_daemon_holds_nothing() {
     slow.terraform.await_end();
     let _daemon = host.daemon();
     // A waiting request returns when the daemon has found out.
-    host.hold(&[super::project::STATE]).release().ok();
+    host.hold(&[STATE]).release().ok();
     second.apply("two").run().ok();
     second.is_settled();
 }
