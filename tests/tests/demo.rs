@@ -1,9 +1,10 @@
 //! `statectl demo` as a newcomer runs it: it ends well, tells the truth, and leaves nothing behind.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use stated_tests::{programs_dir, tool};
 
@@ -91,6 +92,19 @@ fn a_step_that_deviates_fails_the_demo() {
     fs::remove_dir_all(bin).unwrap();
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "something was left behind");
     assert_eq!(processes_of(temporary.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_demo_cleanly() {
+    // Before anything runs, after the first write, and while one command holds the lock and another waits.
+    for lines in [1, 8, 22, 27] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut child = demo(temporary.path()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let read = BufReader::new(child.stdout.take().unwrap()).lines().take(lines).count();
+        assert_eq!((read, child.wait().unwrap().code()), (lines, Some(141)));
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "something was left behind after {lines} lines");
+        assert_eq!(processes_of(temporary.path()), Vec::<String>::new(), "after {lines} lines");
+    }
 }
 
 #[test]

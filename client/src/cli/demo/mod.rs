@@ -38,6 +38,9 @@ impl Demo {
         if stage.interrupted() {
             return Ok(130);
         }
+        if stage.unread() {
+            return Ok(128 + 13);
+        }
         played?;
         stage.leave()?;
         Ok(0)
@@ -127,7 +130,7 @@ fn state(serial: u32, replicas: u32) -> String {
 /// Runs under the lock until it is told to go on, so that the demo never has to guess how long something takes.
 const DEPLOY: &str = "\
 echo 'deploying'
-read go_on
+read go_on || exit 1
 statectl put example/network 4-replicas.tfstate -m 'deployed'
 ";
 

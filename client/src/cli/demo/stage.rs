@@ -1,8 +1,10 @@
 //! Where the demo plays: a directory, an environment, and a daemon that ends with it.
 
+use std::cell::Cell;
 use std::fs::{self, DirBuilder};
 use std::io::{self, BufRead, BufReader, PipeReader, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub(super) struct Stage<'a> {
     place: Place,
     programs: PathBuf,
     interrupted: Arc<AtomicBool>,
+    /// Nobody reads what is printed any more.
+    unread: Cell<bool>,
     output: &'a Output,
 }
 
@@ -111,7 +115,7 @@ impl<'a> Stage<'a> {
             Some(directory) => Place::kept(directory)?,
             None => Place::temporary()?,
         };
-        let stage = Self { place, programs, interrupted, output };
+        let stage = Self { place, programs, interrupted, unread: Cell::new(false), output };
         if !stage.finds("stated") {
             let message =
                 format!("the daemon's program, stated, is neither in {} nor on PATH", stage.programs.display());
@@ -120,7 +124,7 @@ impl<'a> Stage<'a> {
         if !output.json {
             let end = if keep.is_some() { "kept" } else { "removed at the end" };
             let root = stage.place.root.display();
-            output.print(&format!("A demo in {root}, with a daemon and a key of its own; {end}."))?;
+            stage.print(&format!("A demo in {root}, with a daemon and a key of its own; {end}."))?;
         }
         Ok(stage)
     }
@@ -128,6 +132,20 @@ impl<'a> Stage<'a> {
     /// Whether a signal asked for the end.
     pub(super) fn interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Whether whoever read this has enough (`statectl demo | head`).
+    pub(super) fn unread(&self) -> bool {
+        self.unread.get()
+    }
+
+    /// Prints a line. Never ends the process, as others may: the daemon must be stopped.
+    fn print(&self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| {
+            self.unread.set(error.kind() == io::ErrorKind::BrokenPipe);
+            failure::local("write to standard output", &error)
+        })
     }
 
     /// Whether the commands find a program.
@@ -150,20 +168,20 @@ impl<'a> Stage<'a> {
         if self.output.json {
             return Ok(());
         }
-        self.output.print(&format!("\n{}", self.output.paint("36", &format!("# {text}"))))
+        self.print(&format!("\n{}", self.output.paint("36", &format!("# {text}"))))
     }
 
     /// Runs a command as it is printed, and checks what it does.
     pub(super) fn run(&mut self, command: &str, expected: &Expected) -> Result<(), Failure> {
         self.prompt(command, "")?;
-        let running = self.spawn(command, Stdio::null())?;
+        let running = self.spawn(command, Stdio::null(), None)?;
         self.finish(running, expected)
     }
 
     /// Begins a command that goes on beside the next ones. Its standard input stays open.
     pub(super) fn start(&mut self, command: &str) -> Result<Running, Failure> {
         self.prompt(command, " &")?;
-        self.spawn(command, Stdio::piped())
+        self.spawn(command, Stdio::piped(), Some(0))
     }
 
     /// Waits for one line of a command, and prints it.
@@ -184,9 +202,10 @@ impl<'a> Stage<'a> {
         let code = child::exit_code(running.child.wait().map_err(cannot)?);
         self.show(&mut running, &rest)?;
         if self.output.json {
-            self.output.print_object(&Step { command: &running.command, output: &running.shown, code })?;
+            let step = Step { command: &running.command, output: &running.shown, code };
+            self.print(&serde_json::to_string(&step).map_err(|error| failure::local("write JSON", &error.into()))?)?;
         } else if code != 0 {
-            self.output.print(&self.output.paint("2", &format!("[exit code {code}]")))?;
+            self.print(&self.output.paint("2", &format!("[exit code {code}]")))?;
         }
         if expected.is_met(code, &running.shown) {
             return Ok(());
@@ -228,7 +247,7 @@ impl<'a> Stage<'a> {
         if self.output.json {
             return Ok(());
         }
-        self.output.print(&format!("$ {}", self.output.paint("1", &format!("{command}{end}"))))
+        self.print(&format!("$ {}", self.output.paint("1", &format!("{command}{end}"))))
     }
 
     fn show(&self, running: &mut Running, bytes: &[u8]) -> Result<(), Failure> {
@@ -237,14 +256,18 @@ impl<'a> Stage<'a> {
         if self.output.json || text.is_empty() {
             return Ok(());
         }
-        self.output.print(printable(&text).trim_end_matches('\n'))
+        self.print(printable(&text).trim_end_matches('\n'))
     }
 
     /// Runs a command in a shell whose home is the directory, and which knows nothing of the user's own settings.
-    fn spawn(&self, command: &str, input: Stdio) -> Result<Running, Failure> {
+    fn spawn(&self, command: &str, input: Stdio, group: Option<i32>) -> Result<Running, Failure> {
         let cannot = |error| failure::local(format!("run {command}"), &error);
         let (printed, print) = io::pipe().map_err(cannot)?;
         let mut shell = Command::new("sh");
+        // What goes on in the background has a group of its own, as a shell would have it.
+        if let Some(group) = group {
+            shell.process_group(group);
+        }
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if ["STATED_", "XDG_", "TF_", "TERRAFORM_"].iter().any(|prefix| name.starts_with(prefix)) {
@@ -279,6 +302,18 @@ impl Running {
         if let Some(mut input) = self.input.take() {
             // A command that is gone says so by its exit code.
             let _ = input.write_all(b"\n");
+        }
+    }
+}
+
+impl Drop for Running {
+    /// For an end before the end: what went on beside the demo must not start a daemon after it.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::TERM);
+            // The end of what they print is the end of all that it started.
+            let _ = self.printed.read_to_end(&mut Vec::new());
+            let _ = self.child.wait();
         }
     }
 }
