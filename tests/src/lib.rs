@@ -27,7 +27,7 @@ pub use process::Process;
 pub use programs::directory as programs_dir;
 pub use random::Random;
 pub use running::{Finished, Running};
-pub use tools::{root, sha256, tool};
+pub use tools::{root, sha256, skip, tool};
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! What a test needs of its surroundings, and how it says that it is missing.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -16,15 +17,20 @@ pub fn tool(name: &str) -> bool {
 pub fn root(what_for: &str) -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
-        eprintln!("SKIPPED: needs root to {what_for}");
+        skip(&format!("needs root to {what_for}"));
     }
     is_root
+}
+
+/// Says that a test is skipped, past the capture of a passing test's output: `eprintln!` would be heard by nobody.
+pub fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 fn present(is_present: bool, what: &str) -> bool {
     if !is_present {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "{what}, and CI must not skip this test");
-        eprintln!("SKIPPED: {what}");
+        skip(what);
     }
     is_present
 }

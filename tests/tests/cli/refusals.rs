@@ -61,7 +61,7 @@ fn what_a_daemon_makes_is_readable_by_its_user_alone() {
 #[test]
 fn a_log_that_cannot_be_written_is_told_and_left_alone() {
     if rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: root writes everywhere");
+        stated_tests::skip("root writes everywhere");
         return;
     }
     let host = Host::new();
