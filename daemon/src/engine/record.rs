@@ -68,9 +68,14 @@ impl Draft {
         self.payloads.len()
     }
 
+    /// The bytes of events and payloads so far.
+    pub fn len(&self) -> usize {
+        self.lines.len() + self.payloads.len()
+    }
+
     /// An upper bound of the sealed record's length after this many bytes more.
     pub fn sealed_len_max(&self, more: usize) -> usize {
-        let plain = 128 + self.lines.len() + self.payloads.len() + more;
+        let plain = 128 + self.len() + more;
         // An age header, and a tag for every 64 KiB.
         plain + 1024 + (plain / (64 << 10) + 1) * 16
     }
@@ -87,7 +92,7 @@ impl Draft {
     /// Seals it as the record after `prev`.
     pub fn seal(&self, vault: &Vault, prev: Digest, seq: Seq, kind: RecordKind) -> Result<Record, vault::SealError> {
         let closed = kind == RecordKind::Closed;
-        let mut plaintext = Zeroizing::new(Vec::with_capacity(128 + self.lines.len() + self.payloads.len()));
+        let mut plaintext = Zeroizing::new(Vec::with_capacity(128 + self.len()));
         plaintext.extend(line(&Envelope { record: FORM, seq, events: self.events, closed }));
         plaintext.extend_from_slice(&self.lines);
         let mac = vault.chain(prev, seq, &plaintext);

@@ -29,8 +29,8 @@ use crate::vault::{SealError, Vault};
 
 /// Commands taken into one batch at most.
 const BATCH_COMMANDS_MAX: usize = 512;
-/// Payload bytes after which a batch is closed.
-const BATCH_PAYLOAD_LEN_MAX: usize = 2 << 20;
+/// Bytes of events and payloads after which a batch is closed; one request adds at most some 4 MiB more.
+const BATCH_LEN_MAX: usize = 2 << 20;
 /// How long a grant is kept of which nothing can be told after a restart.
 const DOUBT_MS: u64 = 30_000;
 
@@ -224,7 +224,7 @@ impl Owner {
                 }
                 self.take(command)?;
                 taken += 1;
-                if taken >= BATCH_COMMANDS_MAX || self.batch.draft.payloads_len() >= BATCH_PAYLOAD_LEN_MAX {
+                if taken >= BATCH_COMMANDS_MAX || self.batch.draft.len() >= BATCH_LEN_MAX {
                     break;
                 }
                 next = commands.try_recv().ok();
@@ -411,4 +411,4 @@ fn no_room(error: &AppendError) -> Failure {
         .hint("nothing was changed; make room, then try again (df shows the disk)")
 }
 
-const _: () = assert!(BATCH_PAYLOAD_LEN_MAX * 2 < record::PLAINTEXT_LEN_MAX);
+const _: () = assert!(BATCH_LEN_MAX * 3 < record::PLAINTEXT_LEN_MAX);
