@@ -2,10 +2,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use stated_client::{Client, ConnectOptions};
 use stated_tests::{Commits, Host, contains, files_below, read};
 
 /// What is put into every place where a user can put something.
-const MARKERS: [&str; 8] = [
+const MARKERS: [&str; 9] = [
     "MARKERname0xQ7",
     "MARKERcontent1",
     "MARKERmessage2",
@@ -14,6 +15,7 @@ const MARKERS: [&str; 8] = [
     "MARKERlarge555",
     "MARKERleasenam",
     "MARKERrefused7",
+    "MARKERactor888",
 ];
 
 /// The ways in which a text might be written by somebody who encodes it.
@@ -46,16 +48,17 @@ fn kept_files(host: &Host) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn no_name_content_message_label_or_reason_is_readable_on_disk() {
+fn no_name_content_message_label_reason_or_actor_is_readable_on_disk() {
     let host = Host::new();
-    let [name, content, message, lock_name, reason, large, lease, refused] = MARKERS;
+    let [name, content, message, lock_name, reason, large, lease, refused, actor] = MARKERS;
     let daemon = host.daemon();
     for index in 0..50 {
         host.statectl(["put", name, "-m", message]).stdin(format!("{content} {index}")).run().ok();
     }
     let mut random = stated_tests::Random::new();
     let large = [large.as_bytes(), &random.bytes(1 << 20)].concat();
-    let mut client = host.client();
+    let options = ConnectOptions { exe: Some(actor.to_owned()), ..host.options() };
+    let mut client = Client::connect(&options).unwrap();
     client.put_all(&[("a", &large), (name, content.as_bytes())]).unwrap();
     let mut labelled = stated_tests::commit([("b", stated_shared::Expect::Any, b"x".to_vec())]);
     labelled.labels.insert(message.to_owned(), reason.to_owned());

@@ -187,8 +187,8 @@ impl Owner {
             self.turn(Motion::Remembered(id, released));
         }
         for grant in grants {
-            // Without its names: the log is no sealed file.
-            tracing::info!(lock = %grant.id, holder = %stated_shared::Actor::from(&grant.holder), "kept a lock from before the restart");
+            // Without its names and its holder: the log is no sealed file.
+            tracing::info!(lock = %grant.id, "kept a lock from before the restart");
             self.turn(Motion::Granted(Box::new(grant)));
         }
         self.doubts.extend(doubts.into_iter().map(|doubt| (until, doubt)));
