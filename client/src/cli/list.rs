@@ -1,10 +1,9 @@
 //! `ls`: the states that exist.
 
 use clap::Args;
-use stated_shared::{Failure, Reply, Request, VersionInfo};
+use stated_shared::{Failure, Request, VersionInfo};
 
-use super::views::VersionView;
-use super::{Context, failure, table};
+use super::{Context, table, versions};
 
 /// List states with their newest versions
 #[derive(Debug, Args)]
@@ -16,26 +15,11 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let mut client = context.connect()?;
-        let mut after = None;
-        let mut rows = Vec::new();
-        loop {
-            let page = match client.call(&Request::List { glob: self.glob.clone(), after })? {
-                Reply::Versions(page) => page,
-                _ => return Err(failure::unexpected()),
-            };
-            for info in &page.versions {
-                if context.output.json {
-                    context.output.print_object(&VersionView::from(info))?;
-                } else {
-                    rows.push(row(info));
-                }
-            }
-            after = page.versions.last().map(|info| info.state.clone());
-            if !page.more || after.is_none() {
-                break;
-            }
-        }
+        let ask = |last: Option<&VersionInfo>| Request::List {
+            glob: self.glob.clone(),
+            after: last.map(|info| info.state.clone()),
+        };
+        let rows = versions::print_json_or_rows(context, ask, row)?;
         table::print(&context.output, &["STATE", "VERSION", "SIZE", "CHANGED", "BY"], &[1, 2], rows)?;
         Ok(0)
     }

@@ -1,10 +1,9 @@
 //! `log`: the versions of a state.
 
 use clap::Args;
-use stated_shared::{Failure, Reply, Request, StateName, VersionInfo};
+use stated_shared::{Failure, Request, StateName, VersionInfo};
 
-use super::views::VersionView;
-use super::{Context, failure, table};
+use super::{Context, table, versions};
 
 /// List a state's versions, newest first
 #[derive(Debug, Args)]
@@ -16,26 +15,11 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let mut client = context.connect()?;
-        let mut before = None;
-        let mut rows = Vec::new();
-        loop {
-            let page = match client.call(&Request::Log { state: self.state.clone(), before })? {
-                Reply::Versions(page) => page,
-                _ => return Err(failure::unexpected()),
-            };
-            for info in &page.versions {
-                if context.output.json {
-                    context.output.print_object(&VersionView::from(info))?;
-                } else {
-                    rows.push(row(info));
-                }
-            }
-            before = page.versions.last().map(|info| info.version);
-            if !page.more || before.is_none() {
-                break;
-            }
-        }
+        let ask = |last: Option<&VersionInfo>| Request::Log {
+            state: self.state.clone(),
+            before: last.map(|info| info.version),
+        };
+        let rows = versions::print_json_or_rows(context, ask, row)?;
         let headings = ["VERSION", "SIZE", "SERIAL", "CHANGED", "BY", "MESSAGE"];
         table::print(&context.output, &headings, &[0, 1, 2], rows)?;
         Ok(0)

@@ -27,6 +27,7 @@ mod status;
 mod table;
 mod unlock;
 mod verify;
+mod versions;
 mod views;
 
 use std::path::PathBuf;

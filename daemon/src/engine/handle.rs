@@ -198,7 +198,7 @@ impl Engine {
             Request::Lock(Lock { ttl_ms: Some(_), .. }) if process.is_some() => {
                 return Err(Failure::new(FailureKind::Usage, "a lease is not tied to a process"));
             }
-            Request::Lock(lock) => (Ask::Lock(lock_ask(lock, process.as_ref())), process),
+            Request::Lock(lock) => (Ask::Lock(LockAsk { lock, tie: process.as_ref().map(tie), peer: None }), process),
             Request::Bind { id, hold, .. } => {
                 let Some(process) = process else {
                     let message = "a lock is tied to a process, and none came with the request";
@@ -382,12 +382,6 @@ impl Shared {
 /// Both clocks, read together.
 pub(super) fn time(clock: &Clock) -> Time {
     Time { wall: clock.now(), boottime_ms: clock.boottime_ms() }
-}
-
-fn lock_ask(lock: Lock, process: Option<&Process>) -> LockAsk {
-    let Lock { id, names, kind, wait, ttl_ms, operation, reason, info, under, hold, process: _ } = lock;
-    let tie = process.map(tie);
-    LockAsk { id, names, kind, wait, ttl_ms, operation, reason, info, under, hold, tie, peer: None }
 }
 
 fn tie(process: &Process) -> Tie {

@@ -1,7 +1,6 @@
 //! What a service manager is told.
 
 use std::io;
-use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -18,16 +17,6 @@ impl Supervisor {
     /// The daemon is stopping.
     pub fn stopping(self) {
         self.tell(&[NotifyState::Stopping]);
-    }
-
-    /// The daemon lives; due well within [`Self::watchdog_interval`].
-    pub fn alive(self) {
-        self.tell(&[NotifyState::Watchdog]);
-    }
-
-    /// How long the service manager waits for a sign of life before it restarts the daemon.
-    pub fn watchdog_interval(self) -> Option<Duration> {
-        sd_notify::watchdog_enabled()
     }
 
     /// A service manager that does not listen is no reason to stop.

@@ -32,7 +32,6 @@ impl Machine {
                 let same_boot = opened.boot == self.boot;
                 self.epoch = opened.epoch;
                 self.boot = opened.boot.clone();
-                self.boottime_start_ms = opened.boottime_ms;
                 self.fences = 0;
                 for grant in self.locks.grants_mut() {
                     if let Tenure::Lease { ttl_ms, deadline_boottime_ms } = &mut grant.tenure {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stated_shared::{Detail, Expect, Failure, FailureKind, LockId, LockKind, SerialRule, StateName, Version};
 
-use super::event::{Change, Committed, Content, Event, Payload, What};
+use super::event::{Change, Committed, Content, Event, What};
 use super::locks::Grant;
 use super::{Context, Decision, Machine, Step, Verdict};
 
@@ -30,12 +30,9 @@ pub struct StagedChange {
     pub state: StateName,
     /// What must be true of it.
     pub expect: Expect,
-    /// Its new content; absent to remove it.
-    pub content: Option<StagedContent>,
+    /// Its new content, whose payload is a blob already or gets its place in the record; absent to remove it.
+    pub content: Option<Content>,
 }
-
-/// The facts of a content whose payload has its place, or will get one in the record.
-pub type StagedContent = Content;
 
 impl Machine {
     pub(super) fn decide_commit(&self, cx: &Context<'_>, ask: &CommitAsk) -> Result<Decision, Failure> {
@@ -184,14 +181,5 @@ fn goes_back(new: &Content, old: &Content) -> bool {
             new_lineage != old_lineage || new_serial < old_serial
         }
         _ => false,
-    }
-}
-
-impl Content {
-    /// The length of the payload, and the blob that holds it.
-    pub fn payload_len_bytes(&self) -> u64 {
-        match self.payload {
-            Payload::Inline { len_bytes, .. } | Payload::Blob { len_bytes, .. } => len_bytes,
-        }
     }
 }

@@ -1,38 +1,20 @@
 //! Deciding locks: take, tie, end, renew, break; and what ends by itself.
 
-use std::collections::BTreeSet;
-
 use stated_shared::limits::{GRANTS_MAX, WAITERS_MAX};
-use stated_shared::{Detail, Failure, FailureKind, Hold, LockId, LockKind, Notice, Reply, SessionId, StateName, Wait};
+use stated_shared::{
+    Detail, Failure, FailureKind, Hold, Lock, LockId, LockKind, Notice, Reply, SessionId, StateName, Wait,
+};
 
 use super::event::{Actor, Broken, BrokenGrant, Event, LeaseEnded, LeaseGranted, LeaseRenewed, What};
 use super::locks::{Grant, Link, Tenure, Ticket, Tie, Time, Waiter};
 use super::{Context, Decision, Machine, Motion, Step, Verdict};
 
-/// A request for a lock.
+/// A request for a lock, with what only the daemon can tell of it.
 #[derive(Debug, Clone)]
 pub struct LockAsk {
-    /// The grant's ID where the requester draws it.
-    pub id: Option<LockId>,
-    /// All of them or none.
-    pub names: BTreeSet<StateName>,
-    /// How.
-    pub kind: LockKind,
-    /// Whether to queue.
-    pub wait: Wait,
-    /// A lease of this long instead of a session lock.
-    pub ttl_ms: Option<u64>,
-    /// What for, in a word.
-    pub operation: String,
-    /// What for, in the holder's words.
-    pub reason: Option<String>,
-    /// A foreign protocol's lock document.
-    pub info: Option<String>,
-    /// The grant that it nests in where that covers all the names.
-    pub under: Option<LockId>,
-    /// What keeps a session lock.
-    pub hold: Hold,
-    /// The process of `hold`, where it exists already.
+    /// As it was asked.
+    pub lock: Lock,
+    /// The process that it is to be tied to, where that exists already.
     pub tie: Option<Tie>,
     /// The requester's own process: ID and start time, where known.
     pub peer: Option<(u32, u64)>,
@@ -60,21 +42,21 @@ impl Machine {
             return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(reply) });
         }
         let parent = self.parent(cx, ask)?;
-        let tenure = match ask.ttl_ms {
+        let tenure = match ask.lock.ttl_ms {
             Some(ttl_ms) => Tenure::Lease { ttl_ms, deadline_boottime_ms: cx.time.boottime_ms + ttl_ms },
-            None => Tenure::Session { hold: ask.hold, link: Link::Up, peer: ask.peer, process: ask.tie },
+            None => Tenure::Session { hold: ask.lock.hold, link: Link::Up, peer: ask.peer, process: ask.tie },
         };
         let wanted = Grant {
-            id: ask.id.clone().unwrap_or_else(|| cx.drawn.clone()),
-            names: ask.names.clone(),
-            kind: ask.kind,
+            id: ask.lock.id.clone().unwrap_or_else(|| cx.drawn.clone()),
+            names: ask.lock.names.clone(),
+            kind: ask.lock.kind,
             fence: parent.map_or_else(|| self.next_fence(), |parent| parent.fence),
             holder: cx.actor.clone(),
             number: cx.number,
             since: cx.time.wall,
-            operation: ask.operation.clone(),
-            reason: ask.reason.clone(),
-            info: ask.info.clone(),
+            operation: ask.lock.operation.clone(),
+            reason: ask.lock.reason.clone(),
+            info: ask.lock.info.clone(),
             under: parent.map(|parent| parent.id.clone()),
             tenure,
             ending: false,
@@ -104,12 +86,11 @@ impl Machine {
             .filter(|row| wanted.names.contains(&row.name))
             .take(32)
             .collect();
-        let deadline_boottime_ms = match ask.wait {
-            Wait::No => None,
-            Wait::Forever => None,
+        let deadline_boottime_ms = match ask.lock.wait {
+            Wait::No | Wait::Forever => None,
             Wait::AtMost { ms } => Some(cx.time.boottime_ms.saturating_add(ms)),
         };
-        if matches!(ask.wait, Wait::No | Wait::AtMost { ms: 0 }) {
+        if matches!(ask.lock.wait, Wait::No | Wait::AtMost { ms: 0 }) {
             return Err(self.busy(&wanted, holders, cx.time));
         }
         if self.locks.waiter_count() >= WAITERS_MAX {
@@ -123,11 +104,13 @@ impl Machine {
     /// The grant that this very request, or one with the same ID of one's own, got before: a lost answer is asked again.
     fn asked_before(&self, cx: &Context<'_>, ask: &LockAsk) -> Result<Option<&Grant>, Failure> {
         let by_number = || {
-            let on_first = ask.names.first().into_iter().flat_map(|name| self.locks.on(name));
+            let on_first = ask.lock.names.first().into_iter().flat_map(|name| self.locks.on(name));
             on_first.into_iter().find(|grant| grant.session() == cx.actor.session && grant.number == cx.number)
         };
-        match ask.id.as_ref().and_then(|id| self.locks.grant(id)) {
-            Some(grant) if grant.holder.uid == cx.actor.uid && grant.names == ask.names && grant.kind == ask.kind => {
+        match ask.lock.id.as_ref().and_then(|id| self.locks.grant(id)) {
+            Some(grant)
+                if grant.holder.uid == cx.actor.uid && grant.names == ask.lock.names && grant.kind == ask.lock.kind =>
+            {
                 Ok(Some(grant))
             }
             Some(grant) => {
@@ -141,7 +124,7 @@ impl Machine {
 
     /// The grant that a request nests in: it must be live, the same user's, and cover all the names or none.
     fn parent(&self, cx: &Context<'_>, ask: &LockAsk) -> Result<Option<&Grant>, Failure> {
-        let Some(id) = &ask.under else { return Ok(None) };
+        let Some(id) = &ask.lock.under else { return Ok(None) };
         let Some(parent) = self.locks.grant(id).filter(|grant| grant.holder.uid == cx.actor.uid) else {
             return Err(Failure::new(
                 FailureKind::Busy,
@@ -149,16 +132,16 @@ impl Machine {
             )
             .hint("see who holds what with: statectl locks"));
         };
-        let covered = ask.names.iter().filter(|name| parent.names.contains(*name)).count();
+        let covered = ask.lock.names.iter().filter(|name| parent.names.contains(*name)).count();
         if covered == 0 {
             return Ok(None);
         }
-        let strong_enough = match (parent.kind, ask.kind) {
+        let strong_enough = match (parent.kind, ask.lock.kind) {
             (LockKind::Exclusive, _) | (LockKind::Shared, LockKind::Shared) => true,
             (LockKind::Semaphore { .. }, LockKind::Semaphore { .. }) => true,
             (LockKind::Shared | LockKind::Semaphore { .. }, _) => false,
         };
-        if covered < ask.names.len() || !strong_enough {
+        if covered < ask.lock.names.len() || !strong_enough {
             let why = if strong_enough { "covers only some of these names" } else { "is of a weaker kind" };
             return Err(Failure::new(
                 FailureKind::Busy,
@@ -319,17 +302,12 @@ impl Machine {
         leases.chain(self.locks.waiters().filter_map(|waiter| waiter.deadline_boottime_ms)).min()
     }
 
-    /// The reply for a live grant.
-    pub(super) fn granted(&self, id: &LockId, time: Time) -> Result<Reply, Failure> {
+    /// The reply for a live grant; a failure where it has ended.
+    pub fn granted(&self, id: &LockId, time: Time) -> Result<Reply, Failure> {
         match self.locks.grant(id) {
             Some(grant) => Ok(self.reply_of(grant, time)),
             None => Err(Failure::new(FailureKind::NotFound, format!("the lock {id} was granted, and has ended since"))),
         }
-    }
-
-    /// The reply for the grant that a waiting request became.
-    pub fn passed_reply(&self, id: &LockId, time: Time) -> Result<Reply, Failure> {
-        self.granted(id, time)
     }
 
     fn reply_of(&self, grant: &Grant, time: Time) -> Reply {

@@ -23,7 +23,7 @@ use stated_shared::{
 };
 
 pub use answers::Answers;
-pub use commit::{CommitAsk, StagedChange, StagedContent};
+pub use commit::{CommitAsk, StagedChange};
 use event::{Actor, BootId, Event};
 pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
@@ -36,7 +36,6 @@ pub struct Machine {
     keyring: Option<(Generation, Digest)>,
     epoch: Epoch,
     boot: BootId,
-    boottime_start_ms: u64,
     fences: u64,
     seq: Seq,
     states: States,

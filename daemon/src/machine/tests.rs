@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use stated_shared::{
-    Digest, Epoch, Expect, FailureKind, Hold, LockId, LockKind, Reply, RepositoryId, Seq, SerialRule, SessionId,
+    Digest, Epoch, Expect, FailureKind, Hold, Lock, LockId, LockKind, Reply, RepositoryId, Seq, SerialRule, SessionId,
     StateName, Timestamp, Version, Wait,
 };
 
@@ -140,8 +140,12 @@ impl Rig {
         answer
     }
 
-    fn lock(&mut self, session: u8, ask: LockAsk) -> Result<Option<LockId>, FailureKind> {
-        match self.ask(session, &Ask::Lock(ask)).1? {
+    fn lock(&mut self, session: u8, lock: Lock) -> Result<Option<LockId>, FailureKind> {
+        self.lock_tied(session, lock, None)
+    }
+
+    fn lock_tied(&mut self, session: u8, lock: Lock, tie: Option<Tie>) -> Result<Option<LockId>, FailureKind> {
+        match self.ask(session, &Ask::Lock(LockAsk { lock, tie, peer: None })).1? {
             Some(Reply::Granted(grant)) => Ok(Some(grant.id)),
             Some(other) => panic!("{other:?}"),
             None => Ok(None),
@@ -164,8 +168,8 @@ fn commit(changes: Vec<StagedChange>, locks: &[LockId]) -> Ask {
     })
 }
 
-fn exclusive(names: &[u8]) -> LockAsk {
-    LockAsk {
+fn exclusive(names: &[u8]) -> Lock {
+    Lock {
         id: None,
         names: names.iter().map(|n| name(*n)).collect(),
         kind: LockKind::Exclusive,
@@ -176,8 +180,7 @@ fn exclusive(names: &[u8]) -> LockAsk {
         info: None,
         under: None,
         hold: Hold::Connection,
-        tie: None,
-        peer: None,
+        process: None,
     }
 }
 
@@ -248,7 +251,7 @@ fn act(rig: &mut Rig, act: &Act) {
         Act::Lock { session, names, kind, wait, ttl_ms, under } => {
             let names: Vec<u8> = names.iter().copied().collect();
             let under = under.and_then(|n| nth(rig, n));
-            let ask = LockAsk { kind: *kind, wait: *wait, ttl_ms: *ttl_ms, under, ..exclusive(&names) };
+            let ask = Lock { kind: *kind, wait: *wait, ttl_ms: *ttl_ms, under, ..exclusive(&names) };
             let _ = rig.lock(*session, ask);
         }
         Act::Unlock { session, lock } => {
@@ -359,7 +362,7 @@ proptest! {
 fn waiters_pass_in_the_order_in_which_they_came() {
     let mut rig = Rig::new();
     let held = rig.lock(0, exclusive(&[0])).unwrap().unwrap();
-    let shared = LockAsk { kind: LockKind::Shared, ..exclusive(&[0]) };
+    let shared = Lock { kind: LockKind::Shared, ..exclusive(&[0]) };
     for (session, ask) in [(1, exclusive(&[0])), (2, shared.clone()), (3, shared)] {
         assert_eq!(rig.lock(session, ask), Ok(None));
     }
@@ -373,11 +376,11 @@ fn waiters_pass_in_the_order_in_which_they_came() {
 #[test]
 fn a_reader_that_comes_late_does_not_pass_a_waiting_writer() {
     let mut rig = Rig::new();
-    let shared = LockAsk { kind: LockKind::Shared, ..exclusive(&[0]) };
+    let shared = Lock { kind: LockKind::Shared, ..exclusive(&[0]) };
     assert!(rig.lock(0, shared.clone()).unwrap().is_some());
     assert_eq!(rig.lock(1, exclusive(&[0])), Ok(None));
     assert_eq!(rig.lock(2, shared.clone()), Ok(None));
-    assert_eq!(rig.lock(3, LockAsk { wait: Wait::No, ..shared }), Err(FailureKind::Busy));
+    assert_eq!(rig.lock(3, Lock { wait: Wait::No, ..shared }), Err(FailureKind::Busy));
 }
 
 #[test]
@@ -408,10 +411,10 @@ fn a_stale_lock_fences_its_holder_off() {
 #[test]
 fn while_shared_a_name_takes_no_commit() {
     let mut rig = Rig::new();
-    let shared = LockAsk { kind: LockKind::Shared, ..exclusive(&[0]) };
+    let shared = Lock { kind: LockKind::Shared, ..exclusive(&[0]) };
     let id = rig.lock(0, shared).unwrap().unwrap();
     assert_eq!(rig.put(0, 0, 1, &[id]), Err(FailureKind::Busy));
-    let slots = LockAsk { kind: LockKind::Semaphore { slots: 1 }, ..exclusive(&[1]) };
+    let slots = Lock { kind: LockKind::Semaphore { slots: 1 }, ..exclusive(&[1]) };
     rig.lock(0, slots).unwrap().unwrap();
     assert_eq!(rig.put(3, 1, 1, &[]), Ok(()), "a semaphore guards no commits");
 }
@@ -421,10 +424,10 @@ fn a_nested_lock_does_not_wait_for_its_own_parent_and_outlives_its_end() {
     let mut rig = Rig::new();
     let outer = rig.lock(0, exclusive(&[0, 1])).unwrap().unwrap();
     assert_eq!(rig.lock(2, exclusive(&[0])), Ok(None), "somebody waits outside");
-    let under = |names: &[u8]| LockAsk { under: Some(outer.clone()), ..exclusive(names) };
+    let under = |names: &[u8]| Lock { under: Some(outer.clone()), ..exclusive(names) };
     let inner = rig.lock(1, under(&[0])).unwrap().unwrap();
     assert_eq!(
-        rig.lock(1, LockAsk { wait: Wait::No, ..under(&[0]) }),
+        rig.lock(1, Lock { wait: Wait::No, ..under(&[0]) }),
         Err(FailureKind::Busy),
         "nested ones exclude each other"
     );
@@ -440,17 +443,17 @@ fn a_nested_lock_does_not_wait_for_its_own_parent_and_outlives_its_end() {
 #[test]
 fn an_upgrade_is_refused_at_once() {
     let mut rig = Rig::new();
-    let shared = LockAsk { kind: LockKind::Shared, ..exclusive(&[0]) };
+    let shared = Lock { kind: LockKind::Shared, ..exclusive(&[0]) };
     let id = rig.lock(0, shared).unwrap().unwrap();
     assert_eq!(rig.lock(0, exclusive(&[0])), Err(FailureKind::Busy));
-    assert_eq!(rig.lock(1, LockAsk { under: Some(id), ..exclusive(&[0]) }), Err(FailureKind::Busy));
+    assert_eq!(rig.lock(1, Lock { under: Some(id), ..exclusive(&[0]) }), Err(FailureKind::Busy));
     assert_eq!(rig.machine.locks().waiter_count(), 0);
 }
 
 #[test]
 fn a_lease_is_kept_over_a_restart_and_starts_anew_after_a_boot() {
     let mut rig = Rig::new();
-    let lease = LockAsk { ttl_ms: Some(100_000), ..exclusive(&[0]) };
+    let lease = Lock { ttl_ms: Some(100_000), ..exclusive(&[0]) };
     let id = rig.lock(0, lease).unwrap().unwrap();
     rig.boottime_ms += 99_000;
     rig.restart("boot-1");
@@ -470,18 +473,19 @@ fn a_lease_is_kept_over_a_restart_and_starts_anew_after_a_boot() {
 
 #[test]
 fn a_lock_lives_as_long_as_its_process_or_connection() {
-    let tied = |hold| LockAsk { hold, tie: Some(Tie { mark: Some((1, 1)), gone: false }), ..exclusive(&[0]) };
+    let tied = |hold| Lock { hold, ..exclusive(&[0]) };
+    let tie = Some(Tie { mark: Some((1, 1)), gone: false });
     for (hold, after_link, after_process) in
         [(Hold::Connection, false, true), (Hold::ConnectionOrProcess, true, true), (Hold::Process, true, false)]
     {
         let mut rig = Rig::new();
-        let id = rig.lock(0, tied(hold)).unwrap().unwrap();
+        let id = rig.lock_tied(0, tied(hold), tie).unwrap().unwrap();
         let steps = rig.machine.unlink(actor(0).session);
         rig.fold(steps);
         rig.settle();
         assert_eq!(rig.machine.locks().grant(&id).is_some(), after_link, "{hold:?} without its connection");
         let mut rig = Rig::new();
-        let id = rig.lock(0, tied(hold)).unwrap().unwrap();
+        let id = rig.lock_tied(0, tied(hold), tie).unwrap().unwrap();
         rig.machine.follow(&Motion::ProcessGone(id.clone()));
         rig.settle();
         assert_eq!(rig.machine.locks().grant(&id).is_some(), after_process, "{hold:?} without its process");
@@ -500,7 +504,7 @@ fn nothing_is_granted_or_overwritten_while_nobody_knows_who_holds_what() {
     };
     rig.record(What::Observed(observed));
     rig.machine.follow(&Motion::Frozen(true));
-    assert_eq!(rig.lock(0, LockAsk { wait: Wait::No, ..exclusive(&[2]) }), Err(FailureKind::Busy));
+    assert_eq!(rig.lock(0, Lock { wait: Wait::No, ..exclusive(&[2]) }), Err(FailureKind::Busy));
     assert_eq!(rig.lock(0, exclusive(&[2])), Ok(None));
     assert_eq!(rig.put(0, 0, 1, &[]), Err(FailureKind::Busy));
     assert_eq!(rig.put(0, 1, 1, &[]), Ok(()), "a name that was never locked is free");

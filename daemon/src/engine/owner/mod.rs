@@ -384,7 +384,7 @@ impl Owner {
         let one = |name: &StateName| vec![Some(name.clone())];
         let (verb, names): (_, Vec<_>) = match ask {
             Ask::Commit(commit) => ("commit", commit.changes.iter().map(|change| Some(change.state.clone())).collect()),
-            Ask::Lock(lock) => ("lock", lock.names.iter().cloned().map(Some).collect()),
+            Ask::Lock(ask) => ("lock", ask.lock.names.iter().cloned().map(Some).collect()),
             Ask::Unlock { .. } => ("unlock", names),
             Ask::Renew { .. } => ("renew", names),
             Ask::Break { name, .. } => ("break", one(name)),

@@ -103,7 +103,7 @@ impl Owner {
             if let Some(grant) = self.parts.machine.locks().grant(&passed.id).cloned() {
                 self.note("lock", &grant, "ok");
             }
-            let reply = self.parts.machine.passed_reply(&passed.id, self.time);
+            let reply = self.parts.machine.granted(&passed.id, self.time);
             self.tell(passed.session, passed.number, reply);
         }
         self.unsettled = self.is_out_of_room();
