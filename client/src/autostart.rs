@@ -60,7 +60,13 @@ fn cannot(what: &str, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => FailureKind::Denied,
         _ => FailureKind::Unavailable,
     };
-    Failure::new(kind, format!("cannot start the daemon: cannot {what}: {error}"))
+    let failure = Failure::new(kind, format!("cannot start the daemon: cannot {what}: {error}"));
+    match kind {
+        FailureKind::Denied => {
+            failure.hint("it must be this user's own: chown it, or set XDG_STATE_HOME to another place")
+        }
+        _ => failure,
+    }
 }
 
 /// Refuses directories of somebody else: under sudo the environment still points at the caller's own.
