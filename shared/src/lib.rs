@@ -21,11 +21,11 @@ pub use ids::{
     Digest, Epoch, Fence, Generation, LockId, LockIdError, ParseIdError, RepositoryId, Seq, SessionId, Timestamp,
     Version,
 };
-pub use name::{NameError, Selector, StateName};
+pub use name::{NameError, Selector, StateName, TagName, TagNameError};
 pub use reply::{
-    AuditEntry, AuditPage, Committed, CommittedState, ContentInfo, Damage, Fetched, Grant, LockInfo, LockPage, Notice,
-    Reply, StatusInfo, Verified, VersionInfo, VersionPage,
+    AuditEntry, AuditPage, ChangeEntry, ChangePage, Committed, CommittedState, ContentInfo, Damage, Fetched, Grant,
+    LockInfo, LockPage, Notice, Reply, StatusInfo, Verified, VersionInfo, VersionPage,
 };
 pub use request::{
-    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, ProcessRef, Request, SerialRule, Wait,
+    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, ProcessRef, Request, SerialRule, Tag, Wait,
 };

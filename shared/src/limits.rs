@@ -14,6 +14,10 @@ pub const CONTENT_LEN_MAX: u64 = 1 << 30;
 pub const COMMIT_LEN_MAX: u64 = 1 << 30;
 /// Longest state or lock name, in bytes of UTF-8.
 pub const NAME_LEN_MAX: usize = 4096;
+/// Longest tag, in bytes.
+pub const TAG_LEN_MAX: usize = 128;
+/// Tags of one state.
+pub const TAGS_PER_STATE_MAX: usize = 1024;
 /// Longest lock ID, in bytes.
 pub const LOCK_ID_LEN_MAX: usize = 128;
 /// Longest message of a commit or reason of a lock, in bytes.
@@ -52,3 +56,5 @@ pub const ANSWERS_KEPT_MS: u64 = 60_000;
 pub const LEASE_TTL_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 /// Shortest TTL of a lease, in milliseconds.
 pub const LEASE_TTL_MS_MIN: u64 = 1000;
+/// How long a request for changes may wait for one, in milliseconds; then it is answered without.
+pub const CHANGES_WAIT_MS_MAX: u64 = 60_000;

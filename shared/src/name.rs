@@ -1,4 +1,4 @@
-//! Names of states and locks, and the selectors that choose a version.
+//! Names of states, locks and tags, and the selectors that choose a version.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::Version;
-use crate::limits::NAME_LEN_MAX;
+use crate::limits::{NAME_LEN_MAX, TAG_LEN_MAX};
 
 /// The name of a state or lock: a `/`-separated path of printable Unicode.
 ///
@@ -29,8 +29,11 @@ pub enum NameError {
     #[error("a name may not hold the character {0:?}")]
     Character(char),
     /// `@` chooses a version and so cannot be part of a name.
-    #[error("a name may not hold '@' (STATE@N selects a version)")]
+    #[error("a name may not hold '@' (STATE@N or STATE@TAG selects a version)")]
     At,
+    /// What follows `@` is neither a version's number nor a tag.
+    #[error(transparent)]
+    Tag(#[from] TagNameError),
     /// An empty part, `.` or `..`.
     #[error("a name may not have the part {0:?}")]
     Part(String),
@@ -104,24 +107,96 @@ impl<'de> Deserialize<'de> for StateName {
     }
 }
 
-/// Which version of a state: `STATE` is the newest, `STATE@N` the one with that number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A word for one version of a state: ASCII letters, digits, `.`, `_` and `-`, of which the first is a letter.
+///
+/// So it can never be taken for a version's number, and needs no quotes in a shell.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TagName(String);
+
+/// A text that is no tag.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a tag starts with a letter and has at most {TAG_LEN_MAX} letters, digits, '.', '_' and '-'; {0:?} is none")]
+pub struct TagNameError(String);
+
+impl TagName {
+    /// Checks the rules of a tag.
+    pub fn parse(text: &str) -> Result<Self, TagNameError> {
+        let starts = text.starts_with(|c: char| c.is_ascii_alphabetic());
+        let holds = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+        if starts && holds && text.len() <= TAG_LEN_MAX {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(TagNameError(text.chars().take(TAG_LEN_MAX).collect()))
+        }
+    }
+
+    /// The tag as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TagName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TagName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+impl Serialize for TagName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TagName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let stored = deserializer.is_human_readable();
+        let text = String::deserialize(deserializer)?;
+        if stored { Ok(Self(text)) } else { Self::parse(&text).map_err(D::Error::custom) }
+    }
+}
+
+/// Which version of a state: `STATE` is the newest, `STATE@N` the one with that number, `STATE@TAG` the tagged one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Selector {
     /// The version that counts now.
     Newest,
     /// Exactly this version.
     Version(Version),
+    /// The version that has this tag.
+    Tag(TagName),
 }
 
 impl Selector {
-    /// Splits `STATE` or `STATE@N`.
+    /// Splits `STATE`, `STATE@N` or `STATE@TAG`.
     pub fn split(text: &str) -> Result<(StateName, Self), NameError> {
         match text.rsplit_once('@') {
-            Some((name, number)) => match number.parse() {
-                Ok(version) => Ok((StateName::parse(name)?, Self::Version(Version(version)))),
-                Err(_) => Err(NameError::At),
-            },
+            Some((name, at)) => Ok((StateName::parse(name)?, Self::parse(at)?)),
             None => Ok((StateName::parse(text)?, Self::Newest)),
+        }
+    }
+
+    /// `N` or `TAG`.
+    pub fn parse(text: &str) -> Result<Self, TagNameError> {
+        match text.parse() {
+            Ok(version) => Ok(Self::Version(Version(version))),
+            Err(_) => TagName::parse(text).map(Self::Tag),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newest => f.write_str("the newest version"),
+            Self::Version(version) => write!(f, "version {version}"),
+            Self::Tag(tag) => write!(f, "tag {tag}"),
         }
     }
 }
@@ -149,6 +224,14 @@ mod tests {
     fn a_selector_names_a_version() {
         assert_eq!(Selector::split("a/b@3"), Ok((StateName::parse("a/b").unwrap(), Selector::Version(Version(3)))));
         assert_eq!(Selector::split("a"), Ok((StateName::parse("a").unwrap(), Selector::Newest)));
-        assert_eq!(Selector::split("a@b"), Err(NameError::At));
+        let tag = TagName::parse("v1.2_rc-3").unwrap();
+        assert_eq!(Selector::split("a/b@v1.2_rc-3"), Ok((StateName::parse("a/b").unwrap(), Selector::Tag(tag))));
+        for text in ["a@", "a@-1", "a@1a", "a@x y", "a@ü", "a@b/c"] {
+            assert!(matches!(Selector::split(text), Err(NameError::Tag(_))), "{text}");
+        }
+        assert_eq!(Selector::split("a@b@c"), Err(NameError::At));
+        assert!(
+            TagName::parse(&"x".repeat(TAG_LEN_MAX)).is_ok() && TagName::parse(&"x".repeat(TAG_LEN_MAX + 1)).is_err()
+        );
     }
 }

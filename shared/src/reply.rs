@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Actor, Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, StateName, Timestamp, Version,
+    Actor, Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, StateName, TagName, Timestamp,
+    Version,
 };
 
 /// The answer to one request.
@@ -33,6 +34,8 @@ pub enum Reply {
     Verified(Verified),
     /// The daemon's own facts.
     Status(Box<StatusInfo>),
+    /// What changed.
+    Changes(ChangePage),
 }
 
 /// A durable commit.
@@ -74,6 +77,8 @@ pub struct VersionInfo {
     pub labels: BTreeMap<String, String>,
     /// Whether it took a lower serial or another lineage than its predecessor's.
     pub forced: bool,
+    /// Its tags, in their order.
+    pub tags: Vec<TagName>,
 }
 
 /// The facts of a content.
@@ -211,6 +216,40 @@ pub struct AuditPage {
     pub entries: Vec<AuditEntry>,
     /// Where to go on; absent at the watermark.
     pub next: Option<(Seq, u32)>,
+}
+
+/// A change of states, as a watcher hears of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeEntry {
+    /// The record that holds it.
+    pub seq: Seq,
+    /// Its place in the record.
+    pub index: u32,
+    /// What was done: `commit`, `rm`, `tag` or `untag`.
+    pub verb: String,
+    /// When.
+    pub time: Timestamp,
+    /// Who did it.
+    pub actor: Actor,
+    /// Which state.
+    pub state: StateName,
+    /// Which version of it: the new one, or the one that the tag is of.
+    pub version: Version,
+    /// The tag that was given or taken.
+    pub tag: Option<TagName>,
+    /// The new version's content.
+    pub content: Option<ContentInfo>,
+    /// What the author said.
+    pub message: Option<String>,
+}
+
+/// A page of changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangePage {
+    /// The rows, oldest first.
+    pub changes: Vec<ChangeEntry>,
+    /// Where to go on: everything up to here was looked through.
+    pub next: (Seq, u32),
 }
 
 /// What a verification read, and what it found.

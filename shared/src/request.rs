@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, LockId, Selector, Seq, StateName, Timestamp, Version};
+use crate::{Bytes, LockId, Selector, Seq, StateName, TagName, Timestamp, Version};
 
 /// One request; every one carries a number of its session and may be pipelined.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -90,6 +90,30 @@ pub enum Request {
     },
     /// The daemon's own facts. `Reply::Status`.
     Status,
+    /// Give a version a tag, or take it away. `Reply::Version` with the version that has, or had, the tag.
+    Tag(Tag),
+    /// What changed since a record, oldest first; waits for a change where there is none. `Reply::Changes`.
+    Changes {
+        /// Only names that match.
+        glob: Option<String>,
+        /// After this place: (record, index in it).
+        after: (Seq, u32),
+        /// How long to wait, in milliseconds, at most [`crate::limits::CHANGES_WAIT_MS_MAX`]; then the page is empty.
+        wait_ms: u64,
+    },
+}
+
+/// A tag on its way to a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tag {
+    /// Which state.
+    pub state: StateName,
+    /// The word.
+    pub tag: TagName,
+    /// The version that shall have it; none shall where absent.
+    pub at: Option<Selector>,
+    /// Whether it may be taken from another version.
+    pub moves: bool,
 }
 
 /// One or many states written at once.

@@ -31,7 +31,15 @@ pub(super) fn version(text: &str) -> Result<Version, String> {
     }
 }
 
-/// `STATE` or `STATE@N`.
+/// `N`, `@N` or a tag.
+pub(super) fn version_or_tag(text: &str) -> Result<Selector, String> {
+    match Selector::parse(text.strip_prefix('@').unwrap_or(text)) {
+        Ok(Selector::Version(Version(0))) | Err(_) => Err("expected a version number, from 1, or a tag".to_owned()),
+        Ok(at) => Ok(at),
+    }
+}
+
+/// `STATE`, `STATE@N` or `STATE@TAG`.
 pub(super) fn selector(text: &str) -> Result<(StateName, Selector), NameError> {
     Selector::split(text)
 }

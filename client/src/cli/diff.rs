@@ -1,7 +1,7 @@
 //! `diff`: what changed between two versions.
 
 use clap::Args;
-use stated_shared::{Failure, FailureKind, Reply, Request, Selector, StateName, Version};
+use stated_shared::{Failure, Reply, Request, Selector, StateName, Version};
 
 use super::{Context, args, failure};
 use crate::Client;
@@ -13,6 +13,7 @@ use crate::diff::{self, Change, Masking, Operation};
   statectl diff example/network             the newest version against the one before
   statectl diff example/network 3           version 3 against the newest
   statectl diff example/network 3 5 --exit-code
+  statectl diff example/network release-7   the tagged version against the newest
 
 Terraform states are compared by resource, other JSON by path, other text by line. Sensitive values
 show as (sensitive), as do all values of JSON that is no Terraform state, unless --show-sensitive.")]
@@ -20,12 +21,12 @@ pub(super) struct Diff {
     /// The state's name
     #[arg(value_parser = StateName::parse)]
     state: StateName,
-    /// The older version [default: the one before B]
-    #[arg(value_name = "A", value_parser = args::version)]
-    old: Option<Version>,
-    /// The newer version [default: the newest]
-    #[arg(value_name = "B", value_parser = args::version)]
-    new: Option<Version>,
+    /// The older version, or its tag [default: the one before B]
+    #[arg(value_name = "A", value_parser = args::version_or_tag)]
+    old: Option<Selector>,
+    /// The newer version, or its tag [default: the newest]
+    #[arg(value_name = "B", value_parser = args::version_or_tag)]
+    new: Option<Selector>,
     /// Exit with 1 where they differ
     #[arg(long)]
     exit_code: bool,
@@ -37,13 +38,13 @@ pub(super) struct Diff {
 impl Diff {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.connect()?;
-        let new = match self.new {
-            Some(version) => version,
-            None => newest(&mut client, &self.state)?,
+        let (new, after) = content(&mut client, &self.state, self.new.unwrap_or(Selector::Newest))?;
+        let before = match self.old {
+            Some(at) => content(&mut client, &self.state, at)?.1,
+            // Before the first version there is nothing.
+            None if new.0 <= 1 => None,
+            None => content(&mut client, &self.state, Selector::Version(Version(new.0 - 1)))?.1,
         };
-        let old = self.old.unwrap_or(Version(new.0 - 1));
-        let before = content(&mut client, &self.state, old)?;
-        let after = content(&mut client, &self.state, new)?;
         let masking = if self.show_sensitive { Masking::None } else { Masking::Sensitive };
         let changes = diff::compare(before.as_deref(), after.as_deref(), masking);
         print(&changes, context)?;
@@ -51,28 +52,17 @@ impl Diff {
     }
 }
 
-fn newest(client: &mut Client, state: &StateName) -> Result<Version, Failure> {
-    match client.call(&Request::Log { state: state.clone(), before: None })? {
-        Reply::Versions(page) => page
-            .versions
-            .first()
-            .map(|info| info.version)
-            .ok_or_else(|| Failure::new(FailureKind::NotFound, format!("no state is called {state}"))),
-        _ => Err(failure::unexpected()),
-    }
-}
-
-/// The bytes of a version; none for a removal, and before the first one.
-fn content(client: &mut Client, state: &StateName, version: Version) -> Result<Option<Vec<u8>>, Failure> {
-    if version.0 == 0 {
-        return Ok(None);
-    }
-    let at = Selector::Version(version);
-    let removed = match client.call(&Request::Show { state: state.clone(), at })? {
-        Reply::Version(info) => info.content.is_none(),
+/// A version and its bytes; none for a removal.
+fn content(client: &mut Client, state: &StateName, at: Selector) -> Result<(Version, Option<Vec<u8>>), Failure> {
+    let info = match client.call(&Request::Show { state: state.clone(), at })? {
+        Reply::Version(info) => info,
         _ => return Err(failure::unexpected()),
     };
-    if removed { Ok(None) } else { Ok(Some(client.get(state, at)?.1)) }
+    let content = match info.content {
+        Some(_) => Some(client.get(state, Selector::Version(info.version))?.1),
+        None => None,
+    };
+    Ok((info.version, content))
 }
 
 fn print(changes: &[Change], context: &Context) -> Result<(), Failure> {

@@ -20,7 +20,7 @@ use super::{Context, args, failure};
 With --json and -o the version's facts are printed.")]
 pub(super) struct Get {
     /// The state, or one version of it
-    #[arg(value_name = "STATE[@N]", value_parser = args::selector)]
+    #[arg(value_name = "STATE[@N|@TAG]", value_parser = args::selector)]
     state: (StateName, Selector),
     /// Write to this file, at once or not at all, readable by its owner only
     #[arg(short, long, value_name = "FILE")]

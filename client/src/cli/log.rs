@@ -29,12 +29,13 @@ impl Log {
 fn row(info: &VersionInfo) -> Vec<String> {
     let serial = info.content.as_ref().and_then(|content| content.serial);
     let forced = if info.forced { "[forced] " } else { "" };
+    let tags: String = info.tags.iter().map(|tag| format!("[{tag}] ")).collect();
     vec![
         info.version.to_string(),
         table::version_size(info),
         serial.map_or_else(String::new, |serial| serial.to_string()),
         table::ago(info.time),
         info.actor.to_string(),
-        format!("{forced}{}", info.message.as_deref().unwrap_or_default()),
+        format!("{tags}{forced}{}", info.message.as_deref().unwrap_or_default()),
     ]
 }

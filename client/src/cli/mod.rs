@@ -25,10 +25,12 @@ mod rollback;
 mod show;
 mod status;
 mod table;
+mod tag;
 mod unlock;
 mod verify;
 mod versions;
 mod views;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -95,6 +97,7 @@ enum Verb {
     Diff(diff::Diff),
     Rollback(rollback::Rollback),
     Rm(remove::Remove),
+    Tag(tag::TagVerb),
     Lock(lock::LockVerb),
     Exec(exec::Exec),
     Gateway(gateway::Gateway),
@@ -104,6 +107,7 @@ enum Verb {
     Unlock(unlock::Unlock),
     Break(break_lock::Break),
     Locks(locks::Locks),
+    Watch(watch::Watch),
     Audit(audit::Audit),
     Verify(verify::Verify),
     Status(status::Status),
@@ -157,6 +161,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Diff(diff) => diff.run(context),
         Verb::Rollback(rollback) => rollback.run(context),
         Verb::Rm(remove) => remove.run(context),
+        Verb::Tag(tag) => tag.run(context),
         Verb::Lock(lock) => lock.run(context),
         Verb::Exec(exec) => exec.run(context),
         Verb::Gateway(gateway) => gateway.run(context),
@@ -165,6 +170,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Unlock(unlock) => unlock.run(context),
         Verb::Break(break_lock) => break_lock.run(context),
         Verb::Locks(locks) => locks.run(context),
+        Verb::Watch(watch) => watch.run(context),
         Verb::Audit(audit) => audit.run(context),
         Verb::Verify(verify) => verify.run(context),
         Verb::Status(status) => status.run(context),

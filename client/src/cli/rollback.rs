@@ -21,9 +21,9 @@ pub(super) struct Rollback {
     /// The state's name
     #[arg(value_parser = StateName::parse)]
     state: StateName,
-    /// The version to go back to
-    #[arg(value_name = "N", value_parser = args::version)]
-    version: Version,
+    /// The version to go back to, or its tag
+    #[arg(value_name = "N|TAG", value_parser = args::version_or_tag)]
+    at: Selector,
     /// Keep every byte, also a Terraform state's serial
     #[arg(long)]
     exact: bool,
@@ -39,9 +39,9 @@ impl Rollback {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.connect()?;
         let present = Present::read(&mut client, &self.state)?;
-        let (target, mut content) = client.get(&self.state, Selector::Version(self.version))?;
+        let (target, mut content) = client.get(&self.state, self.at)?;
         if target.content.is_none() {
-            let message = format!("{}@{} is a removal", self.state, self.version);
+            let message = format!("{}@{} is a removal", self.state, target.version);
             return Err(Failure::new(FailureKind::NotFound, message)
                 .hint(format!("statectl rm {} removes it again", self.state)));
         }
@@ -49,7 +49,7 @@ impl Rollback {
         if let Some(serial) = present.serial
             && is_terraform
             && !self.exact
-            && present.version != self.version
+            && present.version != target.version
         {
             content = with_serial(&content, serial + 1)
                 .map_err(|why| Failure::new(FailureKind::Conflict, format!("cannot renew the serial: {why}")))?;
@@ -61,8 +61,8 @@ impl Rollback {
                 content: Content::Inline(Bytes(content)),
             }],
             locks: args::relied_on(self.lock)?,
-            message: Some(self.message.unwrap_or_else(|| format!("rollback to {}", self.version))),
-            labels: BTreeMap::from([("rollback".to_owned(), self.version.to_string())]),
+            message: Some(self.message.unwrap_or_else(|| format!("rollback to {}", target.version))),
+            labels: BTreeMap::from([("rollback".to_owned(), target.version.to_string())]),
             // Who goes back means it, also over a lineage that came in by force.
             serials: SerialRule::Mark,
         };

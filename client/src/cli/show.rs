@@ -11,7 +11,7 @@ use crate::printable::printable;
 #[derive(Debug, Args)]
 pub(super) struct Show {
     /// The state, or one version of it
-    #[arg(value_name = "STATE[@N]", value_parser = args::selector)]
+    #[arg(value_name = "STATE[@N|@TAG]", value_parser = args::selector)]
     state: (StateName, Selector),
 }
 
@@ -46,6 +46,7 @@ impl Show {
         if info.forced {
             lines.push(("forced", "took an older serial or another lineage".to_owned()));
         }
+        lines.extend(info.tags.iter().map(|tag| ("tag", tag.to_string())));
         lines.extend(info.message.clone().map(|message| ("message", message)));
         lines.extend(info.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
         for (key, value) in lines {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use stated_shared::{Actor, AuditEntry, CommittedState, Grant, LockInfo, LockKind, Timestamp, VersionInfo};
+use stated_shared::{
+    Actor, AuditEntry, ChangeEntry, CommittedState, Grant, LockInfo, LockKind, TagName, Timestamp, VersionInfo,
+};
 
 /// RFC 3339 in UTC, with milliseconds.
 pub(super) fn time(time: Timestamp) -> String {
@@ -50,8 +52,7 @@ pub(super) struct VersionView<'a> {
     time: String,
     actor: ActorView<'a>,
     message: Option<&'a str>,
-    /// Promised to programs; no version has one yet.
-    tags: [&'a str; 0],
+    tags: Vec<&'a str>,
     serial: Option<u64>,
     lineage: Option<&'a str>,
     labels: &'a BTreeMap<String, String>,
@@ -70,7 +71,7 @@ impl<'a> From<&'a VersionInfo> for VersionView<'a> {
             time: time(info.time),
             actor: (&info.actor).into(),
             message: info.message.as_deref(),
-            tags: [],
+            tags: info.tags.iter().map(TagName::as_str).collect(),
             serial: content.and_then(|content| content.serial),
             lineage: content.and_then(|content| content.lineage.as_deref()),
             labels: &info.labels,
@@ -149,6 +150,42 @@ impl<'a> From<&'a AuditEntry> for AuditView<'a> {
             outcome: &entry.outcome,
             count: entry.count,
             note: entry.note.as_deref(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct ChangeView<'a> {
+    seq: u64,
+    time: String,
+    actor: ActorView<'a>,
+    verb: &'a str,
+    state: &'a str,
+    version: u64,
+    tag: Option<&'a str>,
+    sha256: Option<String>,
+    size: Option<u64>,
+    serial: Option<u64>,
+    lineage: Option<&'a str>,
+    message: Option<&'a str>,
+}
+
+impl<'a> From<&'a ChangeEntry> for ChangeView<'a> {
+    fn from(entry: &'a ChangeEntry) -> Self {
+        let content = entry.content.as_ref();
+        Self {
+            seq: entry.seq.0,
+            time: time(entry.time),
+            actor: (&entry.actor).into(),
+            verb: &entry.verb,
+            state: entry.state.as_str(),
+            version: entry.version.0,
+            tag: entry.tag.as_ref().map(TagName::as_str),
+            sha256: content.map(|content| content.sha256.to_string()),
+            size: content.map(|content| content.size_bytes),
+            serial: content.and_then(|content| content.serial),
+            lineage: content.and_then(|content| content.lineage.as_deref()),
+            message: entry.message.as_deref(),
         }
     }
 }

@@ -164,7 +164,8 @@ fn writes(request: &Request) -> bool {
         | Request::Bind { .. }
         | Request::Unlock { .. }
         | Request::Renew { .. }
-        | Request::Break { .. } => true,
+        | Request::Break { .. }
+        | Request::Tag(_) => true,
         Request::Get { .. }
         | Request::Show { .. }
         | Request::List { .. }
@@ -172,7 +173,8 @@ fn writes(request: &Request) -> bool {
         | Request::Locks { .. }
         | Request::Audit { .. }
         | Request::Verify { .. }
-        | Request::Status => false,
+        | Request::Status
+        | Request::Changes { .. } => false,
     }
 }
 

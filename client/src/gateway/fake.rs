@@ -186,6 +186,7 @@ impl Backend for Fake {
                 message: commit.message.clone(),
                 labels: commit.labels.clone(),
                 forced: false,
+                tags: Vec::new(),
             };
             versions.push((info, bytes));
         }

@@ -201,5 +201,6 @@ pub fn version(state: &str, number: u64, content: &[u8]) -> VersionInfo {
         message: Some("why".into()),
         labels: Default::default(),
         forced: false,
+        tags: Vec::new(),
     }
 }

@@ -24,8 +24,7 @@ pub(super) fn page(
     for n in first.0..=last.0 {
         let seq = Seq(n);
         let record = store.reader.record(seq).map_err(|error| damaged(seq, &error))?;
-        let opened = record::open_unchained(&store.vault, &record)
-            .map_err(|unverified| Failure::new(FailureKind::Storage, format!("record {seq}: {}", unverified.0)))?;
+        let opened = record::open_unchained(&store.vault, &record).map_err(|unverified| damaged(seq, &unverified.0))?;
         let rows = opened.events.iter().flat_map(rows).enumerate();
         for (index, row) in rows.skip(if seq == first { skip } else { 0 }) {
             let entry = row.entry(seq, index as u32);
@@ -47,7 +46,7 @@ pub(super) fn page(
     Ok(AuditPage { entries, next: None })
 }
 
-fn damaged(seq: Seq, error: &crate::journal::ReadError) -> Failure {
+pub(super) fn damaged(seq: Seq, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Storage, format!("record {seq}: {error}")).hint("see all damage with: statectl verify")
 }
 
@@ -96,6 +95,11 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
             vec![row("start", None, Some(format!("epoch {}, stated {}", opened.epoch, opened.version)))]
         }
         What::Closed(_) => vec![row("stop", None, None)],
+        What::Tagged(tagged) => {
+            let verb = if tagged.removed { "untag" } else { "tag" };
+            let note = Some(tagged.tag.to_string());
+            vec![Row { version: Some(tagged.version), ..row(verb, Some(&tagged.state), note) }]
+        }
         What::Committed(committed) => committed
             .changes
             .iter()

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
 use stated_shared::wire::Welcome;
 use stated_shared::{
-    AuditFilter, Commit, Content, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Reply, Request, Selector,
-    Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
+    AuditFilter, ChangePage, Commit, Content, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Reply, Request,
+    Selector, Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::budget::{ContentBudget, ContentPermit};
 use super::outbox::Outbox;
@@ -20,7 +22,7 @@ use super::service::{ConnectionId, FetchedContent, Opened, Service, Submission a
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use super::store::Store;
 use super::watermark::Watermark;
-use super::{audit, verify};
+use super::{audit, changes, verify};
 use crate::host::{Clock, Process};
 use crate::machine::event::Payload;
 use crate::machine::{Ask, CommitAsk, LockAsk, Machine, StagedChange, Tie, Time};
@@ -124,7 +126,7 @@ impl Engine {
                 let (versions, more) = page(rows, version_len);
                 Ok(Reply::Versions(VersionPage { versions, more }))
             }
-            None => Err(no_version(&state, Selector::Newest)),
+            None => Err(no_version(&state, &Selector::Newest)),
         })
         .await
     }
@@ -209,13 +211,14 @@ impl Engine {
             Request::Unlock { id } => (Ask::Unlock { id }, None),
             Request::Renew { id, ttl_ms } => (Ask::Renew { id, ttl_ms }, None),
             Request::Break { name, id } => (Ask::Break { name, id }, None),
-            Request::Get { .. } => {
-                return Err(Failure::new(FailureKind::Internal, "contents are fetched, not submitted"));
+            Request::Tag(tag) => (Ask::Tag(tag), None),
+            Request::Get { .. } | Request::Changes { .. } => {
+                return Err(Failure::new(FailureKind::Internal, "it is fetched or followed, not submitted"));
             }
             Request::Show { state, at } => {
-                let show = move |machine: &Machine, _: &View| match machine.states().select(&state, at) {
+                let show = move |machine: &Machine, _: &View| match machine.states().select(&state, &at) {
                     Some((version, entry)) => Ok(Reply::Version(entry.info(&state, version))),
-                    None => Err(no_version(&state, at)),
+                    None => Err(no_version(&state, &at)),
                 };
                 return self.read(of, show).await;
             }
@@ -307,9 +310,9 @@ impl Service for Engine {
     ) -> Result<FetchedContent, Failure> {
         let name = state.clone();
         let (version, content, seq) = self
-            .query(move |machine, _| match machine.states().select(&state, at) {
+            .query(move |machine, _| match machine.states().select(&state, &at) {
                 Some((version, entry)) => Ok((entry.info(&state, version), entry.content.clone(), entry.seq)),
-                None => Err(no_version(&state, at)),
+                None => Err(no_version(&state, &at)),
             })
             .await??;
         let Some(content) = content else { return Err(removed(&version)) };
@@ -322,6 +325,28 @@ impl Service for Engine {
         let bytes = bytes.map_err(|damage| damage.failure(&format!("{name}@{}", version.version)))?;
         self.send(Command::Fetched { session, state: name, version: version.version }).await?;
         Ok(FetchedContent { version, content: bytes.into(), room: Some(room) })
+    }
+
+    async fn changes(&self, glob: Option<String>, after: (Seq, u32), wait: Duration) -> Result<ChangePage, Failure> {
+        let matches: Arc<Matches> = Arc::new(matcher(glob)?);
+        let until = Instant::now() + wait;
+        let mut after = after;
+        loop {
+            let (last, _) = self.shared.watermark.get();
+            if after.0 > last {
+                let message = format!("record {} is beyond the journal's last one, {last}", after.0);
+                return Err(Failure::new(FailureKind::Conflict, message).hint("see the last one with: statectl status"));
+            }
+            let (shared, matches) = (Arc::clone(&self.shared), Arc::clone(&matches));
+            let page = blocking(move || changes::page(&shared.store, last, &*matches, after)).await??;
+            if !page.changes.is_empty() || page.next.0 < last {
+                return Ok(page);
+            }
+            after = page.next;
+            if timeout_at(until, self.shared.watermark.passes(last)).await.is_err() {
+                return Ok(page);
+            }
+        }
     }
 
     fn denied(&self, actor: stated_shared::Actor) {
@@ -404,7 +429,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// Whether a name is wanted.
-type Matches = Box<dyn Fn(&str) -> bool + Send>;
+type Matches = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// `*` stays in a part of the name, `**` crosses.
 fn matcher(glob: Option<String>) -> Result<Matches, Failure> {
@@ -447,13 +472,15 @@ fn lock_len(info: &LockInfo) -> usize {
         + 512
 }
 
-fn no_version(state: &StateName, at: Selector) -> Failure {
+fn no_version(state: &StateName, at: &Selector) -> Failure {
     match at {
         Selector::Newest => {
             Failure::new(FailureKind::NotFound, format!("no state {state}")).hint("list the states with: statectl ls")
         }
         Selector::Version(version) => Failure::new(FailureKind::NotFound, format!("no version {version} of {state}"))
             .hint(format!("list its versions with: statectl log '{state}'")),
+        Selector::Tag(tag) => Failure::new(FailureKind::NotFound, format!("no tag {tag} of {state}"))
+            .hint(format!("list its versions and tags with: statectl log '{state}'")),
     }
 }
 

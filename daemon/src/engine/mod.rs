@@ -6,6 +6,7 @@
 
 mod audit;
 mod budget;
+mod changes;
 mod grants;
 mod handle;
 mod observed;

@@ -1,9 +1,10 @@
 //! The engine, as connections see it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stated_shared::wire::Welcome;
-use stated_shared::{Actor, Failure, Request, Selector, SessionId, StateName, VersionInfo};
+use stated_shared::{Actor, ChangePage, Failure, Request, Selector, Seq, SessionId, StateName, VersionInfo};
 
 use super::budget::{ContentBudget, ContentPermit};
 use super::outbox::Outbox;
@@ -31,7 +32,7 @@ pub struct Submission {
     pub connection: ConnectionId,
     /// The request's number; a retry has the same.
     pub number: u64,
-    /// Anything but `Get`; contents are `Removed` or `Inline`, whatever their length.
+    /// Anything but `Get` and `Changes`; contents are `Removed` or `Inline`, whatever their length.
     pub request: Request,
     /// The process that the request refers to.
     pub process: Option<Process>,
@@ -85,6 +86,14 @@ pub trait Service: Clone + Send + Sync + 'static {
         state: StateName,
         at: Selector,
     ) -> impl Future<Output = Result<FetchedContent, Failure>> + Send;
+
+    /// Reads what changed after a place, once something did; an empty page where nothing does in this time.
+    fn changes(
+        &self,
+        glob: Option<String>,
+        after: (Seq, u32),
+        wait: Duration,
+    ) -> impl Future<Output = Result<ChangePage, Failure>> + Send;
 
     /// Somebody was refused at the door. For the audit; must not wait.
     fn denied(&self, actor: Actor);

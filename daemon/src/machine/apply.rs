@@ -120,6 +120,10 @@ impl Machine {
                 }
             }
             What::Closed(_) => {}
+            What::Tagged(tagged) => {
+                let info = self.states.tag(tagged)?;
+                self.answers.put(session, uid, tagged.number, Answer::Reply(Reply::Version(info)));
+            }
         }
         Ok(())
     }

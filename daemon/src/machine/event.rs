@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use stated_shared as wire;
 use stated_shared::{
-    Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, SessionId, StateName, Timestamp, Version,
+    Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, SessionId, StateName, TagName, Timestamp, Version,
 };
 
 /// Something that happened, by whom and when.
@@ -43,6 +43,8 @@ pub enum What {
     Observed(Observed),
     /// The daemon stopped in good order.
     Closed(Closed),
+    /// A version got a tag, or lost it.
+    Tagged(Tagged),
 }
 
 /// See [`What::Founded`].
@@ -248,6 +250,22 @@ pub struct Observed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Closed {}
 
+/// See [`What::Tagged`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tagged {
+    /// The request's number in the session of the actor.
+    pub number: u64,
+    /// Which state.
+    pub state: StateName,
+    /// The tag.
+    pub tag: TagName,
+    /// The version that has it from now on, or that had it.
+    pub version: Version,
+    /// Whether it was taken away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
+}
+
 /// The stored form of a lock's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -261,6 +279,17 @@ pub enum Kind {
         /// Their number.
         slots: u32,
     },
+}
+
+impl From<&Content> for wire::ContentInfo {
+    fn from(content: &Content) -> Self {
+        Self {
+            sha256: content.sha256,
+            size_bytes: content.size_bytes,
+            serial: content.serial,
+            lineage: content.lineage.clone(),
+        }
+    }
 }
 
 impl From<LockKind> for Kind {

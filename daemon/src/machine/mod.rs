@@ -13,6 +13,7 @@ pub mod event;
 mod lock;
 mod locks;
 mod states;
+mod tag;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use std::collections::BTreeSet;
 
 use stated_shared::{
     Digest, Epoch, Failure, Fence, Generation, Hold, LockId, Notice, Reply, RepositoryId, Seq, SessionId, StateName,
+    Tag,
 };
 
 pub use answers::Answers;
@@ -98,6 +100,8 @@ pub enum Ask {
         /// Only this grant.
         id: Option<LockId>,
     },
+    /// Give a version a tag, or take it away.
+    Tag(Tag),
 }
 
 /// What a request leads to.
@@ -225,6 +229,7 @@ impl Machine {
             Ask::Unlock { id } => self.decide_unlock(cx, id),
             Ask::Renew { id, ttl_ms } => self.decide_renew(cx, id, *ttl_ms),
             Ask::Break { name, id } => self.decide_break(cx, name, id.as_ref()),
+            Ask::Tag(tag) => self.decide_tag(cx, tag),
         };
         decided.unwrap_or_else(|failure| Decision { steps: Vec::new(), verdict: Verdict::Refuse(failure) })
     }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use stated_shared::{ContentInfo, Selector, Seq, StateName, Timestamp, Version, VersionInfo};
+use stated_shared::{ContentInfo, Selector, Seq, StateName, TagName, Timestamp, Version, VersionInfo};
 
 use super::Divergence;
-use super::event::{Actor, Committed, Content, Payload};
+use super::event::{Actor, Committed, Content, Payload, Tagged};
 
 /// One version, as the journal told it.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +20,8 @@ pub struct VersionEntry {
     pub forced: bool,
     /// What all the changes of its commit share.
     pub commit: Arc<CommitEntry>,
+    /// Its tags, in their order.
+    pub tags: BTreeSet<TagName>,
 }
 
 /// What all the versions of one commit share.
@@ -39,6 +41,7 @@ pub struct CommitEntry {
 #[derive(Debug, Default, PartialEq)]
 pub struct States {
     by_name: BTreeMap<StateName, Vec<VersionEntry>>,
+    tagged: BTreeMap<StateName, BTreeMap<TagName, Version>>,
     versions: u64,
 }
 
@@ -50,14 +53,25 @@ impl States {
     }
 
     /// The version that a selector chooses, removals included.
-    pub fn select(&self, name: &StateName, at: Selector) -> Option<(Version, &VersionEntry)> {
+    pub fn select(&self, name: &StateName, at: &Selector) -> Option<(Version, &VersionEntry)> {
         match at {
             Selector::Newest => self.newest(name),
             Selector::Version(version) => {
                 let index = usize::try_from(version.0.checked_sub(1)?).ok()?;
-                Some((version, self.by_name.get(name)?.get(index)?))
+                Some((*version, self.by_name.get(name)?.get(index)?))
             }
+            Selector::Tag(tag) => self.select(name, &Selector::Version(self.tagged(name, tag)?)),
         }
+    }
+
+    /// The version that has a tag.
+    pub fn tagged(&self, name: &StateName, tag: &TagName) -> Option<Version> {
+        self.tagged.get(name)?.get(tag).copied()
+    }
+
+    /// How many tags a state has.
+    pub fn tag_count(&self, name: &StateName) -> usize {
+        self.tagged.get(name).map_or(0, BTreeMap::len)
     }
 
     /// The existing states after a name, each with its newest version; removed ones are left out.
@@ -126,10 +140,32 @@ impl States {
                 content: change.content.clone(),
                 forced: change.forced,
                 commit: Arc::clone(&commit),
+                tags: BTreeSet::new(),
             });
             self.versions += 1;
         }
         Ok(())
+    }
+
+    pub(super) fn tag(&mut self, event: &Tagged) -> Result<VersionInfo, Divergence> {
+        let Tagged { state, tag, version, removed, .. } = event;
+        let tags = self.tagged.entry(state.clone()).or_default();
+        let last = if *removed { tags.remove(tag) } else { tags.insert(tag.clone(), *version) };
+        if let Some(entry) = last.and_then(|version| self.entry_mut(state, version)) {
+            entry.tags.remove(tag);
+        }
+        let Some(entry) = self.entry_mut(state, *version) else {
+            return Err(Divergence(format!("version {version} of a state is tagged and does not exist")));
+        };
+        if !removed {
+            entry.tags.insert(tag.clone());
+        }
+        Ok(entry.info(state, *version))
+    }
+
+    fn entry_mut(&mut self, name: &StateName, version: Version) -> Option<&mut VersionEntry> {
+        let index = usize::try_from(version.0.checked_sub(1)?).ok()?;
+        self.by_name.get_mut(name)?.get_mut(index)
     }
 }
 
@@ -139,17 +175,13 @@ impl VersionEntry {
         VersionInfo {
             state: state.clone(),
             version,
-            content: self.content.as_ref().map(|content| ContentInfo {
-                sha256: content.sha256,
-                size_bytes: content.size_bytes,
-                serial: content.serial,
-                lineage: content.lineage.clone(),
-            }),
+            content: self.content.as_ref().map(ContentInfo::from),
             time: self.commit.at,
             actor: (&self.commit.actor).into(),
             message: self.commit.message.clone(),
             labels: self.commit.labels.clone(),
             forced: self.forced,
+            tags: self.tags.iter().cloned().collect(),
         }
     }
 }

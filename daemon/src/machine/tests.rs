@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use stated_shared::{
-    Digest, Epoch, Expect, FailureKind, Hold, Lock, LockId, LockKind, Reply, RepositoryId, Seq, SerialRule, SessionId,
-    StateName, Timestamp, Version, Wait,
+    Digest, Epoch, Expect, FailureKind, Hold, Lock, LockId, LockKind, Reply, RepositoryId, Selector, Seq, SerialRule,
+    SessionId, StateName, TagName, Timestamp, Version, Wait,
 };
 
 use super::event::{Actor, BootId, Content, Event, Founded, Opened, Payload, What};
@@ -13,6 +13,10 @@ use super::*;
 
 fn name(n: u8) -> StateName {
     StateName::parse(&format!("state/{n}")).unwrap()
+}
+
+fn tag(n: u8) -> TagName {
+    TagName::parse(&format!("t{n}")).unwrap()
 }
 
 fn lock_id(n: u64) -> LockId {
@@ -191,6 +195,7 @@ enum Act {
     Unlock { session: u8, lock: usize },
     Renew { session: u8, lock: usize },
     Break { session: u8, name: u8 },
+    Tag { session: u8, state: u8, tag: u8, at: Option<u8>, moves: bool },
     Unlink { session: u8 },
     Pass { ms: u64 },
     Restart { boot: u8 },
@@ -217,6 +222,8 @@ fn any_act() -> impl Strategy<Value = Act> {
         4 => (session(), 0..20_usize).prop_map(|(session, lock)| Act::Unlock { session, lock }),
         1 => (session(), 0..20_usize).prop_map(|(session, lock)| Act::Renew { session, lock }),
         1 => (session(), 0..3_u8).prop_map(|(session, name)| Act::Break { session, name }),
+        2 => (session(), 0..3_u8, 0..2_u8, prop::option::weighted(0.8, 0..4_u8), any::<bool>())
+            .prop_map(|(session, state, tag, at, moves)| Act::Tag { session, state, tag, at, moves }),
         1 => session().prop_map(|session| Act::Unlink { session }),
         2 => (1..60_u64).prop_map(|ms| Act::Pass { ms }),
         1 => (0..2_u8).prop_map(|boot| Act::Restart { boot }),
@@ -269,6 +276,16 @@ fn act(rig: &mut Rig, act: &Act) {
         }
         Act::Break { session, name: n } => {
             let _ = rig.ask(*session, &Ask::Break { name: name(*n), id: None });
+        }
+        Act::Tag { session, state, tag: n, at, moves } => {
+            let at = at.map(|n| if n == 0 { Selector::Newest } else { Selector::Version(Version(u64::from(n))) });
+            let ask = Tag { state: name(*state), tag: tag(*n), at: at.clone(), moves: *moves };
+            let (_, answer) = rig.ask(*session, &Ask::Tag(ask));
+            if let Ok(Some(Reply::Version(info))) = answer {
+                assert_eq!(info.tags.contains(&tag(*n)), at.is_some());
+                let tagged = rig.machine.states().select(&name(*state), &Selector::Tag(tag(*n)));
+                assert_eq!(tagged.map(|(version, _)| version), at.map(|_| info.version));
+            }
         }
         Act::Unlink { session } => {
             let steps = rig.machine.unlink(actor(*session).session);
@@ -441,6 +458,28 @@ fn a_nested_lock_does_not_wait_for_its_own_parent_and_outlives_its_end() {
 }
 
 #[test]
+fn a_tag_stays_until_it_is_moved_on_purpose() {
+    let mut rig = Rig::new();
+    rig.put(0, 0, 1, &[]).unwrap();
+    rig.put(0, 0, 2, &[]).unwrap();
+    let at = |version| Some(Selector::Version(Version(version)));
+    let give = |at, moves| Ask::Tag(Tag { state: name(0), tag: tag(0), at, moves });
+    rig.ask(0, &give(at(1), false)).1.unwrap();
+    assert_eq!(rig.ask(1, &give(at(2), false)).1, Err(FailureKind::Conflict));
+    assert_eq!(rig.machine.states().tagged(&name(0), &tag(0)), Some(Version(1)));
+    let before = rig.journal.len();
+    rig.ask(1, &give(at(1), false)).1.unwrap();
+    assert_eq!(rig.journal.len(), before, "it has the tag already");
+    rig.ask(1, &give(at(2), true)).1.unwrap();
+    let (version, entry) = rig.machine.states().select(&name(0), &Selector::Tag(tag(0))).unwrap();
+    assert_eq!((version, entry.tags.len()), (Version(2), 1));
+    assert!(rig.machine.states().select(&name(0), &at(1).unwrap()).unwrap().1.tags.is_empty());
+    assert_eq!(rig.ask(1, &give(at(3), true)).1, Err(FailureKind::NotFound));
+    rig.ask(1, &give(None, false)).1.unwrap();
+    assert_eq!(rig.ask(1, &give(None, false)).1, Err(FailureKind::NotFound));
+}
+
+#[test]
 fn an_upgrade_is_refused_at_once() {
     let mut rig = Rig::new();
     let shared = Lock { kind: LockKind::Shared, ..exclusive(&[0]) };
@@ -515,17 +554,25 @@ fn nothing_is_granted_or_overwritten_while_nobody_knows_who_holds_what() {
 
 #[test]
 fn the_stored_form_of_each_event_stays_as_it_is() {
-    let events: Vec<Event> = golden_events();
-    let mut text = String::new();
-    for event in &events {
-        text.push_str(&serde_json::to_string(event).unwrap());
-        text.push('\n');
+    let fixtures = [
+        (include_str!("../../tests/fixtures/events-1.jsonl"), golden_events()),
+        (include_str!("../../tests/fixtures/events-tagged.jsonl"), golden_tags()),
+    ];
+    for (golden, events) in fixtures {
+        let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
+        assert_eq!(lines.concat(), golden, "journals with the old form exist: add a fixture, never edit one");
+        for (line, event) in golden.lines().zip(&events) {
+            assert_eq!(serde_json::from_str::<Event>(line).unwrap(), *event);
+        }
     }
-    let golden = include_str!("../../tests/fixtures/events-1.jsonl");
-    assert_eq!(text, golden, "journals with the old form exist: add a fixture, never edit one");
-    for (line, event) in golden.lines().zip(&events) {
-        assert_eq!(serde_json::from_str::<Event>(line).unwrap(), *event);
-    }
+}
+
+fn golden_tags() -> Vec<Event> {
+    let tagged =
+        |removed| super::event::Tagged { number: 8, state: name(0), tag: tag(1), version: Version(2), removed };
+    [false, true]
+        .map(|removed| Event { at: Timestamp(1_764_000_000_000), actor: actor(0), what: What::Tagged(tagged(removed)) })
+        .to_vec()
 }
 
 fn golden_events() -> Vec<Event> {

@@ -1,10 +1,11 @@
 //! One connection, from its first words to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use stated_shared::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX};
 use stated_shared::wire::{ClientFrame, ClientHello, FrameError, ServerHello, decode, encode};
-use stated_shared::{Actor, Failure, FailureKind, Notice, ProcessRef, Request, SessionId};
+use stated_shared::{Actor, Failure, FailureKind, Notice, ProcessRef, Reply, Request, SessionId};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -236,6 +237,18 @@ impl<S: Service> Connection<S> {
             self.door.tasks.spawn(async move {
                 // A peer that was cut has no use for an answer.
                 let _ = answer_get(service, &outbox, session, number, (state, at)).await;
+            });
+        } else if let Request::Changes { glob, after, wait_ms } = request {
+            let (service, outbox, stop) = (self.door.service.clone(), Arc::clone(&self.outbox), self.door.stop.clone());
+            let wait = Duration::from_millis(wait_ms);
+            self.door.tasks.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = outbox.cut_token().cancelled() => {}
+                    // Unanswered: the session asks the successor for what comes next.
+                    () = stop.cancelled() => outbox.finish(number),
+                    page = service.changes(glob, after, wait) => outbox.reply(number, page.map(Reply::Changes)),
+                }
             });
         } else {
             let (session, connection) = (self.session, self.id);

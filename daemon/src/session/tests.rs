@@ -17,8 +17,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stated_shared::wire::{ClientFrame, ClientHello, Preamble, ServerFrame, ServerHello, Welcome, decode, encode};
 use stated_shared::{
-    Actor, Bytes, Change, Commit, Content, ContentInfo, Digest, Epoch, Expect, Failure, FailureKind, Notice, Reply,
-    RepositoryId, Request, Selector, Seq, SerialRule, SessionId, StateName, Timestamp, Version, VersionInfo,
+    Actor, Bytes, Change, ChangePage, Commit, Content, ContentInfo, Digest, Epoch, Expect, Failure, FailureKind,
+    Notice, Reply, RepositoryId, Request, Selector, Seq, SerialRule, SessionId, StateName, Timestamp, Version,
+    VersionInfo,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -69,6 +70,7 @@ fn version(size_bytes: u64, message: String) -> VersionInfo {
         message: Some(message),
         labels: BTreeMap::new(),
         forced: false,
+        tags: Vec::new(),
     }
 }
 
@@ -119,6 +121,11 @@ impl Service for Engine {
             _ => outbox.reply(number, Ok(Reply::Done)),
         }
         self.events.send(Event::Submitted(submission)).unwrap();
+    }
+
+    async fn changes(&self, _: Option<String>, after: (Seq, u32), wait: Duration) -> Result<ChangePage, Failure> {
+        tokio::time::sleep(wait).await;
+        Ok(ChangePage { changes: Vec::new(), next: after })
     }
 
     async fn fetch(&self, _: SessionId, _: u64, state: StateName, _: Selector) -> Result<FetchedContent, Failure> {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::HashSet;
 
 use stated_shared::limits::{
-    COMMIT_CHANGES_MAX, COMMIT_LEN_MAX, CONTENT_LEN_MAX, INLINE_CONTENT_LEN_MAX, LABEL_LEN_MAX, LABELS_MAX,
-    LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOCK_INFO_LEN_MAX, LOCK_NAMES_MAX, MESSAGE_LEN_MAX, NAME_LEN_MAX,
+    CHANGES_WAIT_MS_MAX, COMMIT_CHANGES_MAX, COMMIT_LEN_MAX, CONTENT_LEN_MAX, INLINE_CONTENT_LEN_MAX, LABEL_LEN_MAX,
+    LABELS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOCK_INFO_LEN_MAX, LOCK_NAMES_MAX, MESSAGE_LEN_MAX, NAME_LEN_MAX,
     SEMAPHORE_SLOTS_MAX,
 };
 use stated_shared::{Commit, Content, Failure, FailureKind, Lock, LockKind, Request, Wait};
@@ -24,7 +24,14 @@ pub(super) fn validate(request: &Request) -> Result<(), Failure> {
             validate_len("verb", filter.verb.as_deref(), LABEL_LEN_MAX)?;
             validate_len("outcome", filter.outcome.as_deref(), LABEL_LEN_MAX)
         }
-        Request::Get { .. }
+        Request::Changes { glob, wait_ms, .. } => {
+            if *wait_ms > CHANGES_WAIT_MS_MAX {
+                return Err(usage(format!("changes are waited for {CHANGES_WAIT_MS_MAX} ms at most, not {wait_ms}")));
+            }
+            validate_glob(glob.as_deref())
+        }
+        Request::Tag(_)
+        | Request::Get { .. }
         | Request::Show { .. }
         | Request::Log { .. }
         | Request::Bind { .. }

@@ -3,4 +3,6 @@
 mod output;
 mod refusals;
 mod starting;
+mod tags;
 mod versions;
+mod watch;

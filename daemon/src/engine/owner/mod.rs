@@ -388,6 +388,7 @@ impl Owner {
             Ask::Unlock { .. } => ("unlock", names),
             Ask::Renew { .. } => ("renew", names),
             Ask::Break { name, .. } => ("break", one(name)),
+            Ask::Tag(tag) => (if tag.at.is_some() { "tag" } else { "untag" }, one(&tag.state)),
             Ask::Bind { .. } => return,
         };
         // What was done is an event already, but for session locks and their ends.

@@ -1,0 +1,57 @@
+//! Deciding tags.
+
+use stated_shared::limits::TAGS_PER_STATE_MAX;
+use stated_shared::{Failure, FailureKind, Reply, Tag, Version};
+
+use super::event::{Event, Tagged, What};
+use super::{Context, Decision, Machine, Step, Verdict};
+
+impl Machine {
+    /// A tag is a remark on a version and no new content: no lock is in its way.
+    pub(super) fn decide_tag(&self, cx: &Context<'_>, ask: &Tag) -> Result<Decision, Failure> {
+        let Tag { state, tag, at, moves } = ask;
+        let present = self.states.tagged(state, tag);
+        let version = match at {
+            Some(at) => {
+                let (version, entry) =
+                    self.states.select(state, at).ok_or_else(|| no_version(&format!("{at} of {state}")))?;
+                if entry.content.is_none() {
+                    let message = format!("{state}@{version} is a removal, which has no content to tag");
+                    return Err(Failure::new(FailureKind::NotFound, message)
+                        .hint(format!("list its versions with: statectl log '{state}'")));
+                }
+                version
+            }
+            None => present.ok_or_else(|| no_version(&format!("tag {tag} of {state}")))?,
+        };
+        match present {
+            Some(present) if at.is_some() && present == version => {
+                let entry = self.states.select(state, &stated_shared::Selector::Version(version));
+                let (version, entry) = entry.ok_or_else(|| no_version(&format!("version {version} of {state}")))?;
+                let reply = Reply::Version(entry.info(state, version));
+                return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(reply) });
+            }
+            Some(present) if at.is_some() && !moves => return Err(taken(ask, present, version)),
+            None if self.states.tag_count(state) >= TAGS_PER_STATE_MAX => {
+                let message = format!("{state} has {TAGS_PER_STATE_MAX} tags, which is the limit");
+                return Err(Failure::new(FailureKind::Conflict, message)
+                    .hint(format!("take one away with: statectl tag --delete '{state}' TAG")));
+            }
+            _ => {}
+        }
+        let (state, tag) = (state.clone(), tag.clone());
+        let tagged = Tagged { number: cx.number, state, tag, version, removed: at.is_none() };
+        let event = Event { at: cx.time.wall, actor: cx.actor.clone(), what: What::Tagged(tagged) };
+        Ok(Decision { steps: vec![Step::Record(Box::new(event))], verdict: Verdict::Recall })
+    }
+}
+
+fn no_version(what: &str) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("no {what}")).hint("list the states with: statectl ls")
+}
+
+fn taken(ask: &Tag, present: Version, wanted: Version) -> Failure {
+    let Tag { state, tag, .. } = ask;
+    Failure::new(FailureKind::Conflict, format!("{tag} is version {present} of {state} already"))
+        .hint(format!("move it with: statectl tag --force '{state}@{wanted}' {tag}"))
+}

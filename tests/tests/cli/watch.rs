@@ -1,0 +1,53 @@
+//! `watch`: what changes, as it becomes durable.
+
+use rustix::process::Signal;
+use serde_json::Value;
+use stated_tests::{Host, Running};
+
+fn next(watch: &mut Running) -> Value {
+    serde_json::from_str(&watch.line()).unwrap()
+}
+
+fn told(change: &Value) -> (String, String, u64) {
+    let text = |field: &str| change[field].as_str().unwrap().to_owned();
+    (text("verb"), text("state"), change["version"].as_u64().unwrap())
+}
+
+#[test]
+fn a_watcher_hears_of_each_change_that_it_asked_for() {
+    let host = Host::new();
+    host.put("prod/a", b"1");
+    let mut watch = host.statectl(["watch", "prod/**", "--since", "0", "--json"]).start();
+    assert_eq!(told(&next(&mut watch)), ("commit".into(), "prod/a".into(), 1));
+    host.put("test/a", b"not asked for");
+    host.run(["tag", "prod/a", "good"]);
+    let tagged = next(&mut watch);
+    assert_eq!(told(&tagged), ("tag".into(), "prod/a".into(), 1));
+    assert_eq!(tagged["tag"], "good");
+    host.run(["rm", "prod/a"]);
+    assert_eq!(told(&next(&mut watch)), ("rm".into(), "prod/a".into(), 2));
+    host.stop_daemon();
+    host.put("prod/b", b"after a restart");
+    let change = next(&mut watch);
+    assert_eq!(told(&change), ("commit".into(), "prod/b".into(), 1));
+    watch.signal(Signal::INT);
+    assert_eq!(watch.exit(), 130);
+
+    // Who was away asks for what it missed.
+    host.put("prod/c", b"missed");
+    let seq = change["seq"].to_string();
+    let mut watch = host.statectl(["watch", "--since", &seq, "--json"]).start();
+    assert_eq!(told(&next(&mut watch)), ("commit".into(), "prod/c".into(), 1));
+    host.statectl(["watch", "--since", "99999"]).run().code(65).says("beyond the journal's last one");
+}
+
+#[test]
+fn a_watch_does_not_hold_up_the_daemons_end() {
+    let host = Host::new();
+    host.put("a", b"1");
+    let mut watch = host.statectl(["watch", "--since", "0"]).start();
+    assert!(watch.line().contains(" commit a@1 by "));
+    host.stop_daemon();
+    host.put("a", b"2");
+    assert!(watch.line().contains(" commit a@2 by "));
+}
