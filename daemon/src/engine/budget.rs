@@ -2,17 +2,30 @@
 
 use std::sync::Arc;
 
+use stated_shared::limits::INLINE_CONTENT_LEN_MAX;
 use stated_shared::{Failure, FailureKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What the budget is counted in, so that a semaphore's permits suffice for any size. In bytes.
 const PAGE_LEN: u64 = 4096;
 
+/// Contents up to this length have room of their own, in bytes: they never wait for large ones, which their peers may
+/// be slow to send or to take.
+const SMALL_LEN_MAX: u64 = INLINE_CONTENT_LEN_MAX as u64;
+/// What the small ones have besides the budget, as its part.
+const SMALL_SHARE: u64 = 8;
+
 /// The bytes of content that the daemon holds in memory at most.
 ///
-/// Who asks first is served first, so a large content waits its turn and is not starved by small ones.
+/// Who asks first is served first, so a large content waits its turn and is not starved by others.
 #[derive(Debug, Clone)]
 pub struct ContentBudget {
+    large: Lane,
+    small: Lane,
+}
+
+#[derive(Debug, Clone)]
+struct Lane {
     pages: Arc<Semaphore>,
     pages_max: u32,
 }
@@ -24,10 +37,9 @@ pub struct ContentPermit {
 }
 
 impl ContentBudget {
-    /// A budget of this many bytes.
+    /// A budget of this many bytes, and an eighth more for small contents.
     pub fn new(len_bytes: u64) -> Self {
-        let pages_max = u32::try_from(len_bytes / PAGE_LEN).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
-        Self { pages: Arc::new(Semaphore::new(pages_max as usize)), pages_max }
+        Self { large: Lane::new(len_bytes), small: Lane::new((len_bytes / SMALL_SHARE).max(SMALL_LEN_MAX)) }
     }
 
     /// Waits for room. `Err` where the whole budget would not do.
@@ -36,14 +48,22 @@ impl ContentBudget {
     /// each other.
     pub async fn room(&self, len_bytes: u64) -> Result<ContentPermit, Failure> {
         let pages = u32::try_from(len_bytes.div_ceil(PAGE_LEN)).unwrap_or(u32::MAX);
-        if pages > self.pages_max {
-            let max = u64::from(self.pages_max) * PAGE_LEN;
+        let lane = if len_bytes <= SMALL_LEN_MAX { &self.small } else { &self.large };
+        if pages > lane.pages_max {
+            let max = u64::from(lane.pages_max) * PAGE_LEN;
             let message = format!("content of {len_bytes} bytes is over the {max} that this daemon holds in memory");
             return Err(Failure::new(FailureKind::Conflict, message));
         }
-        let room = Arc::clone(&self.pages).acquire_many_owned(pages).await;
+        let room = Arc::clone(&lane.pages).acquire_many_owned(pages).await;
         let pages = room.map_err(|_| Failure::new(FailureKind::Internal, "the content budget is closed"))?;
         Ok(ContentPermit { _pages: pages })
+    }
+}
+
+impl Lane {
+    fn new(len_bytes: u64) -> Self {
+        let pages_max = u32::try_from(len_bytes / PAGE_LEN).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
+        Self { pages: Arc::new(Semaphore::new(pages_max as usize)), pages_max }
     }
 }
 
@@ -53,17 +73,28 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_given_back_and_never_overdrawn() {
-        let budget = ContentBudget::new(10 * PAGE_LEN);
-        assert_eq!(budget.room(11 * PAGE_LEN).await.unwrap_err().kind, FailureKind::Conflict);
+        let budget = ContentBudget::new(10 << 20);
+        assert_eq!(budget.room(11 << 20).await.unwrap_err().kind, FailureKind::Conflict);
         assert!(budget.room(u64::MAX).await.is_err());
-        let first = budget.room(6 * PAGE_LEN + 1).await.unwrap();
-        let mut second = at_once(budget.room(4 * PAGE_LEN));
+        let first = budget.room((6 << 20) + 1).await.unwrap();
+        let mut second = at_once(budget.room(4 << 20));
         assert!(second.is_none());
         drop(first);
-        second = at_once(budget.room(4 * PAGE_LEN));
+        second = at_once(budget.room(4 << 20));
         assert!(second.is_some());
         drop(second);
-        budget.room(10 * PAGE_LEN).await.unwrap();
+        budget.room(10 << 20).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn small_contents_never_wait_for_large_ones() {
+        let budget = ContentBudget::new(16 << 20);
+        let large = budget.room(16 << 20).await.unwrap();
+        assert!(at_once(budget.room(SMALL_LEN_MAX + 1)).is_none());
+        let small = at_once(budget.room(SMALL_LEN_MAX));
+        assert!(small.is_some());
+        drop((large, small));
+        assert!(at_once(budget.room(16 << 20)).is_some());
     }
 
     /// The outcome of a future that is polled once.

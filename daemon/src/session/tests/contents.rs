@@ -55,7 +55,8 @@ async fn a_content_waits_for_room_before_it_is_read() {
     let mut server = Server::start();
     let mut client = server.client().await;
     let taken = server.engine.budget.room(8 << 20).await.unwrap();
-    client.request(1, commit(vec![Content::Inline(Bytes(vec![1]))])).await;
+    client.request(1, commit(vec![Content::Streamed { size_bytes: 1 }])).await;
+    client.chunk(1, b"a").await;
     client.request(2, Request::Status).await;
     let mut other = server.client().await;
     other.assert_alive(1).await;
