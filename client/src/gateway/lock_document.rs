@@ -77,6 +77,20 @@ impl LockDocument {
     }
 }
 
+/// A body is a document whose fields are within their limits, or none; a path decodes to what encodes to it again.
+#[cfg(fuzzing)]
+pub fn fuzz_bodies(bytes: &[u8]) {
+    if let Ok(document) = LockDocument::parse(bytes) {
+        assert!(document.operation().chars().count().clamp(1, OPERATION_LEN_MAX) == document.operation().chars().count());
+        assert!(document.reason().is_none_or(|reason| (1..=MESSAGE_LEN_MAX).contains(&reason.len())));
+        let id = LockDocument::parse(json!({ "ID": format!("{} held by alice", document.id) }).to_string().as_bytes());
+        assert_eq!(id.expect("a decorated ID").id, document.id);
+    }
+    if let Some(name) = std::str::from_utf8(bytes).ok().and_then(super::percent::decode) {
+        assert_eq!(super::percent::decode(&super::percent::encode_path(&name)), Some(name));
+    }
+}
+
 /// The ID of a text that may go on after it.
 pub fn bare(text: &str) -> &str {
     text.split_whitespace().next().unwrap_or_default()

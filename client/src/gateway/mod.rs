@@ -40,6 +40,8 @@ use stated_shared::limits::LABEL_LEN_MAX;
 
 pub use backend::Backend;
 pub use guard::Credential;
+#[cfg(fuzzing)]
+pub use lock_document::fuzz_bodies;
 
 /// Largest state that a gateway takes, in bytes.
 pub const STATE_LEN_MAX: usize = 256 << 20;

@@ -156,3 +156,16 @@ fn decode(seq: Seq, plaintext: Zeroizing<Vec<u8>>) -> Result<Opened, Unverified>
     let kind = if envelope.closed { RecordKind::Closed } else { RecordKind::Batch };
     Ok(Opened { events, kind, plaintext, payloads })
 }
+
+/// A plaintext decodes, or is refused; what it holds is as long as it is.
+#[cfg(fuzzing)]
+pub fn fuzz_record(bytes: &[u8]) {
+    if let Ok(opened) = decode(Seq(7), Zeroizing::new(bytes.to_vec())) {
+        assert!(opened.payload(0, bytes.len() as u64 + 1).is_none());
+        for event in &opened.events {
+            let again = line(event);
+            let event = serde_json::from_slice::<Event>(&again).expect("a stored form is read again");
+            assert_eq!(line(&event), again);
+        }
+    }
+}

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use stated_shared::{Digest, Seq};
 
+#[cfg(fuzzing)]
+pub use local::fuzz_header;
 pub use local::{LocalJournal, Presence, presence};
 pub use memory::{Fault, Landed, MemoryJournal, MemoryStorage};
 

@@ -232,6 +232,17 @@ impl SealedKeyring {
     }
 }
 
+/// A text is a keyring in one spelling only, and no age file of whatever form makes more than an error.
+#[cfg(fuzzing)]
+pub fn fuzz_keyring(bytes: &[u8]) {
+    if let Some(keyring) = Keyring::parse(bytes) {
+        assert_eq!(keyring.text().as_bytes(), bytes);
+    }
+    let identity = age::x25519::Identity::generate();
+    let opened = open_age(std::iter::once(&identity as &dyn age::Identity), bytes, 1 << 20);
+    assert!(opened.is_err(), "nothing is sealed to a key that was just made");
+}
+
 impl fmt::Debug for Keyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyring")

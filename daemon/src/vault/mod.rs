@@ -15,6 +15,8 @@ pub use chain::{same, sha256};
 pub use identity::{
     CreateIdentityError, Identities, IdentityError, Recipient, RecipientError, create_identity, load_identities,
 };
+#[cfg(fuzzing)]
+pub use keyring::fuzz_keyring;
 pub use keyring::{ChainKey, Keyring, KeyringError, SealedKeyring};
 pub use seal::{SealError, Unsealed, Vault};
 

@@ -89,6 +89,17 @@ fn check(line: &[u8]) -> [u8; CHECK_DIGITS] {
     digits
 }
 
+/// A header that parses has this one spelling, and each part of its line is the beginning of it.
+#[cfg(fuzzing)]
+pub fn fuzz_header(bytes: &[u8]) {
+    if let Some((header, len)) = Header::parse(bytes) {
+        let mut again = Vec::new();
+        header.encode_into(&mut again);
+        assert_eq!(again, bytes[..len]);
+        assert!((0..len).all(|cut| Header::is_beginning(&bytes[..cut], header.seq)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

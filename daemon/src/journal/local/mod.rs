@@ -29,6 +29,8 @@ use super::{AppendError, Blobs, Ended, Journal, OpenError, OpenMode, Reader, Rec
 use append::Writer;
 use blobs::LocalBlobs;
 pub use format::{Presence, presence};
+#[cfg(fuzzing)]
+pub use header::fuzz_header;
 use reader::LocalReader;
 
 /// The journal of one state directory.
