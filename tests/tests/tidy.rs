@@ -59,6 +59,8 @@ const OWNED_CRATES: &[(&str, &str)] = &[
     ("age", "daemon/src/vault"),
     ("bincode", "shared/src/wire.rs"),
     ("clap", "client/src/cli"),
+    ("clap_complete", "client/src/cli"),
+    ("clap_mangen", "client/src/cli"),
     ("comfy_table", "client/src/cli"),
     ("hyper", "client/src/gateway"),
     ("hyper_util", "client/src/gateway"),

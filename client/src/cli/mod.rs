@@ -7,6 +7,7 @@ mod args;
 mod audit;
 mod break_lock;
 mod child;
+mod completions;
 mod demo;
 mod diff;
 mod exec;
@@ -17,6 +18,7 @@ mod list;
 mod lock;
 mod locks;
 mod log;
+mod man;
 mod output;
 mod put;
 mod remove;
@@ -42,7 +44,8 @@ use output::Output;
 
 /// The state daemon's client: versioned, encrypted, locked state.
 #[derive(Debug, Parser)]
-#[command(name = "statectl", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "statectl", version, max_term_width = 100, disable_help_subcommand = true,
+    subcommand_value_name = "COMMAND", after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -98,8 +101,6 @@ enum Verb {
     Lock(lock::LockVerb),
     Exec(exec::Exec),
     Gateway(gateway::Gateway),
-    #[command(name = process::VERB, hide = true)]
-    ServeGateway,
     Renew(renew::Renew),
     Unlock(unlock::Unlock),
     Break(break_lock::Break),
@@ -108,6 +109,8 @@ enum Verb {
     Verify(verify::Verify),
     Status(status::Status),
     Demo(demo::Demo),
+    Completions(completions::Completions),
+    Man(man::Manual),
 }
 
 /// What every verb gets: how to connect, and where to print.
@@ -129,6 +132,10 @@ impl Context {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    // No verb of the command line, so that neither help, completions nor the manual tell of it.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == process::VERB) {
+        return ExitCode::from(process::run());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
@@ -160,7 +167,6 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Lock(lock) => lock.run(context),
         Verb::Exec(exec) => exec.run(context),
         Verb::Gateway(gateway) => gateway.run(context),
-        Verb::ServeGateway => Ok(process::run()),
         Verb::Renew(renew) => renew.run(context),
         Verb::Unlock(unlock) => unlock.run(context),
         Verb::Break(break_lock) => break_lock.run(context),
@@ -169,6 +175,8 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Verify(verify) => verify.run(context),
         Verb::Status(status) => status.run(context),
         Verb::Demo(demo) => demo.run(context),
+        Verb::Completions(completions) => completions.run(context),
+        Verb::Man(manual) => manual.run(context),
     }
 }
 
