@@ -63,6 +63,7 @@ const OWNED_CRATES: &[(&str, &str)] = &[
     ("clap_mangen", "client/src/cli"),
     ("comfy_table", "client/src/cli"),
     ("hyper", "client/src/gateway"),
+    ("indicatif", "client/src/cli"),
     ("hyper_util", "client/src/gateway"),
 ];
 /// Exceptions to [`OWNED_CRATES`]: a program's own command line.

@@ -1,6 +1,7 @@
 //! `audit`: who did what.
 
 use clap::Args;
+use comfy_table::Color;
 use stated_shared::{AuditEntry, AuditFilter, Failure, FailureKind, Reply, Request, Timestamp};
 
 use super::views::{self, AuditView};
@@ -65,7 +66,8 @@ impl Audit {
             after = page.next;
         }
         let headings = ["SEQ", "TIME", "WHO", "VERB", "NAME", "OUTCOME", "COUNT", "NOTE"];
-        table::print(&context.output, &headings, &[0, 6], rows)?;
+        let refused = |column, text: &str| (column == 5 && text != "ok").then_some(Color::Red);
+        table::print_marked(&context.output, &headings, &[0, 6], rows, refused)?;
         Ok(0)
     }
 }

@@ -15,8 +15,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGQUIT, SIGTERM};
 use stated_shared::{Failure, FailureKind, Hold, LockId, Notice, ProcessRef, Request};
 
-use super::failure;
 use super::output::Output;
+use super::{failure, interrupt};
 use crate::Client;
 use crate::launch;
 
@@ -75,14 +75,9 @@ pub(super) fn run(
 }
 
 /// Ends this process with 130 on an interrupt, as long as the flag is set.
-pub(super) fn exit_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn exit_on_interrupt(output: &Output) -> Result<Arc<AtomicBool>, Failure> {
     let waiting = Arc::new(AtomicBool::new(true));
-    let interrupt = signal_hook::consts::SIGINT;
-    if !is_ignored(interrupt) {
-        signal_hook::flag::register_conditional_shutdown(interrupt, 130, Arc::clone(&waiting))
-            .map_err(|error| failure::local("handle signals", &error))?;
-    }
-    debug_assert!(waiting.load(Ordering::Relaxed));
+    interrupt::end_this(&waiting, output)?;
     Ok(waiting)
 }
 
@@ -95,7 +90,9 @@ pub(super) fn exit_code(status: ExitStatus) -> u8 {
 pub(super) fn not_started(program: &str, error: &io::Error, output: &Output) -> u8 {
     let missing = error.kind() == io::ErrorKind::NotFound;
     let code = if missing { 127 } else { 126 };
-    let failure = Failure::new(FailureKind::Other, format!("cannot run {program}: {error}"));
+    let look = if missing { "command -v" } else { "ls -l" };
+    let failure = Failure::new(FailureKind::Other, format!("cannot run {program}: {error}"))
+        .hint(format!("look at it: {look} {}", failure::quoted(program)));
     failure::report(&failure, code, output);
     code
 }

@@ -35,6 +35,10 @@ pub(super) struct Diff {
 }
 
 impl Diff {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.connect()?;
         let new = match self.new {
@@ -76,6 +80,7 @@ fn content(client: &mut Client, state: &StateName, version: Version) -> Result<O
 }
 
 fn print(changes: &[Change], context: &Context) -> Result<(), Failure> {
+    context.output.page();
     for change in changes {
         if context.output.json {
             context.output.print_object(change)?;

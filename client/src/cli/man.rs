@@ -30,12 +30,11 @@ impl Manual {
             context.output.print_bytes(&page(&root).map_err(cannot)?)?;
             return Ok(0);
         };
-        std::fs::create_dir_all(&directory)
-            .map_err(|error| failure::local(format!("make {}", directory.display()), &error))?;
+        std::fs::create_dir_all(&directory).map_err(|error| failure::file("make", &directory, &error))?;
         for command in std::iter::once(&root).chain(root.get_subcommands()) {
             let path = directory.join(format!("{}.1", name(command)));
             let page = page(command).map_err(cannot)?;
-            std::fs::write(&path, page).map_err(|error| failure::local(format!("write {}", path.display()), &error))?;
+            std::fs::write(&path, page).map_err(|error| failure::file("write", &path, &error))?;
         }
         Ok(0)
     }

@@ -14,18 +14,22 @@ mod exec;
 mod failure;
 mod gateway;
 mod get;
+mod interrupt;
 mod list;
 mod lock;
 mod locks;
 mod log;
 mod man;
 mod output;
+mod pager;
+mod progress;
 mod put;
 mod remove;
 mod renew;
 mod rollback;
 mod show;
 mod status;
+mod suggest;
 mod table;
 mod unlock;
 mod verify;
@@ -34,9 +38,11 @@ mod views;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use stated_shared::Failure;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use stated_shared::{Failure, FailureKind, StateName};
 
 use crate::gateway::process;
 use crate::{Client, ConnectOptions};
@@ -78,6 +84,9 @@ struct Globals {
     /// Use colour auto(matically), always or never; NO_COLOR is honoured
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     color: Color,
+    /// Show long output as it is, not a screen at a time
+    #[arg(long, global = true)]
+    no_pager: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,6 +122,21 @@ enum Verb {
     Man(man::Manual),
 }
 
+impl Verb {
+    /// The state that it cannot do without.
+    fn reads(&self) -> Option<&StateName> {
+        match self {
+            Self::Get(get) => Some(get.state()),
+            Self::Log(log) => Some(log.state()),
+            Self::Show(show) => Some(show.state()),
+            Self::Diff(diff) => Some(diff.state()),
+            Self::Rollback(rollback) => Some(rollback.state()),
+            Self::Rm(remove) => Some(remove.state()),
+            _ => None,
+        }
+    }
+}
+
 /// What every verb gets: how to connect, and where to print.
 struct Context {
     options: ConnectOptions,
@@ -121,7 +145,8 @@ struct Context {
 
 impl Context {
     fn connect(&self) -> Result<Client, Failure> {
-        let client = Client::connect(&self.options)?;
+        let mut client = Client::connect(&self.options)?;
+        progress::show(&mut client, &self.output);
         // That it serves goes without saying.
         if let Some(said) = client.daemon_said().filter(|said| *said != "serving") {
             eprintln!("statectl: the daemon {said}");
@@ -136,7 +161,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == process::VERB) {
         return ExitCode::from(process::run());
     }
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
@@ -144,13 +169,46 @@ pub fn main() -> ExitCode {
     // The flag includes STATED_SOCKET; an empty value counts as none.
     options.socket = cli.globals.socket.filter(|path| !path.as_os_str().is_empty());
     options.autostart &= !cli.globals.no_autostart;
-    let context = Context { options, output: Output::new(cli.globals.json, cli.globals.color) };
-    match run(cli.verb, &context) {
+    let output = Output::new(cli.globals.json, cli.globals.color, cli.globals.no_pager);
+    let context = Context { options, output };
+    let state = cli.verb.reads().cloned();
+    let ended = interruptible(&cli.verb, &context.output).and_then(|()| run(cli.verb, &context));
+    let ended = context.output.finish().and(ended);
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
+            let failure = match &state {
+                Some(state) if failure.kind == FailureKind::NotFound => suggest::similar(failure, state, &context),
+                _ => failure,
+            };
             failure::report(&failure, failure.kind.exit_code(), &context.output);
             ExitCode::from(failure.kind.exit_code())
         }
+    }
+}
+
+/// The arguments of this process. What is wrong with them is told in colour where `--color` has it so.
+fn parse() -> Result<Cli, clap::Error> {
+    let given: Vec<_> = failure::own_arguments().collect();
+    let wanted = given.iter().enumerate().find_map(|(at, argument)| match argument.to_str()? {
+        "--color" => given.get(at + 1)?.to_str().map(ToOwned::to_owned),
+        argument => argument.strip_prefix("--color=").map(ToOwned::to_owned),
+    });
+    let choice = match wanted.as_deref() {
+        Some("always") => clap::ColorChoice::Always,
+        Some("never") => clap::ColorChoice::Never,
+        _ => clap::ColorChoice::Auto,
+    };
+    Cli::from_arg_matches(&Cli::command().color(choice).try_get_matches()?)
+}
+
+/// Makes an interrupt tell programs so, in verbs that do not handle it themselves.
+fn interruptible(verb: &Verb, output: &Output) -> Result<(), Failure> {
+    match verb {
+        Verb::Lock(_) | Verb::Exec(_) | Verb::Gateway(_) | Verb::Demo(_) => Ok(()),
+        // Without `--json` the signal itself says it all.
+        _ if !output.json => Ok(()),
+        _ => interrupt::end_this(&Arc::new(AtomicBool::new(true)), output),
     }
 }
 

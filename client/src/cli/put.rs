@@ -69,7 +69,7 @@ fn read(file: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
     let (source, name): (Box<dyn Read>, String) = match file {
         Some(path) if path.as_os_str() != "-" => {
             let name = path.display().to_string();
-            (Box::new(File::open(&path).map_err(|error| failure::local(format!("open {name}"), &error))?), name)
+            (Box::new(File::open(&path).map_err(|error| failure::file("open", &path, &error))?), name)
         }
         _ => (Box::new(std::io::stdin().lock()), "standard input".to_owned()),
     };

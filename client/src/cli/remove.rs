@@ -23,6 +23,10 @@ pub(super) struct Remove {
 }
 
 impl Remove {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let expect = self.if_version.map_or(Expect::Any, Expect::Version);
         let commit = Commit {

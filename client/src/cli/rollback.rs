@@ -36,6 +36,10 @@ pub(super) struct Rollback {
 }
 
 impl Rollback {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.connect()?;
         let present = Present::read(&mut client, &self.state)?;

@@ -87,7 +87,8 @@ impl Status {
         ];
         let notes = info.notes.iter().map(|note| ("note", note.clone()));
         for (key, value) in lines.into_iter().chain(notes) {
-            context.output.print(&printable(&format!("{key:<10} {value}")))?;
+            let key = context.output.paint("1", &format!("{key:<10}"));
+            context.output.print(&format!("{key} {}", printable(&value)))?;
         }
         Ok(0)
     }

@@ -29,6 +29,29 @@ const INLINE_LEN_SUM_MAX: usize = 512 << 10;
 const KEPT_NOTICES_MAX: usize = 1024;
 
 type NoticeHandler = Box<dyn FnMut(&Notice) + Send>;
+type ProgressHandler = Box<dyn FnMut(Progress) + Send>;
+
+/// How much of the content of a commit or of a read has passed.
+///
+/// Over a lost connection a content begins again, and so does this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Which way.
+    pub direction: Direction,
+    /// Bytes that have passed; at the end all of them.
+    pub done_bytes: u64,
+    /// All bytes.
+    pub total_bytes: u64,
+}
+
+/// Which way a content passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// It is sent to the daemon.
+    ToDaemon,
+    /// It is read from the daemon.
+    FromDaemon,
+}
 
 /// One session with the daemon.
 ///
@@ -47,6 +70,7 @@ pub struct Client {
     /// Session locks that were granted and neither ended nor lost.
     held: BTreeSet<LockId>,
     handler: Option<NoticeHandler>,
+    progress: Option<ProgressHandler>,
     kept: Vec<Notice>,
 }
 
@@ -78,6 +102,7 @@ impl Client {
                         number: 0,
                         held: BTreeSet::new(),
                         handler: None,
+                        progress: None,
                         kept: Vec::new(),
                     });
                 }
@@ -115,6 +140,11 @@ impl Client {
     /// Calls the handler with each notice as it arrives, during calls and in [`Client::poll_notices`].
     pub fn on_notice(&mut self, handler: Box<dyn FnMut(&Notice) + Send>) {
         self.handler = Some(handler);
+    }
+
+    /// Calls the handler as contents that are too long for one frame pass.
+    pub fn on_progress(&mut self, handler: Box<dyn FnMut(Progress) + Send>) {
+        self.progress = Some(handler);
     }
 
     /// Asks, and waits for the answer.

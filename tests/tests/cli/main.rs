@@ -4,4 +4,5 @@ mod manual;
 mod output;
 mod refusals;
 mod starting;
+mod terminal;
 mod versions;
