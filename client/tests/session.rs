@@ -54,7 +54,9 @@ fn committed() -> Committed {
 /// What the client tells of its progress from here on.
 fn progress(client: &mut Client) -> mpsc::Receiver<Progress> {
     let (sender, passed) = mpsc::channel();
-    client.on_progress(Box::new(move |progress| drop(sender.send(progress))));
+    client.on_progress(Box::new(move |progress| {
+        let _ = sender.send(progress);
+    }));
     passed
 }
 

@@ -50,7 +50,7 @@ pub(super) fn run(
     interruptible: &Arc<AtomicBool>,
     output: &Output,
 ) -> Result<u8, Failure> {
-    let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
+    let mut signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
     // Until the command may run, an interrupt ends this process, and with it the waiting child.
     let uninterruptible = || interruptible.store(false, Ordering::Relaxed);
@@ -68,7 +68,7 @@ pub(super) fn run(
             return Ok(not_started(&program, &error, output));
         }
     };
-    let status = watch(&mut child, client, held, signals, output)
+    let status = watch(&mut child, client, held, &mut signals, output)
         .map_err(|error| failure::local(format!("wait for {program}"), &error))?;
     release(client, &held.id);
     Ok(exit_code(status))
@@ -166,11 +166,11 @@ fn bind(client: &mut Client, id: &LockId, pid: Pid) -> Result<(), Failure> {
 }
 
 /// Waits for the command, passing on signals and acting on a lost lock.
-fn watch(
+pub(super) fn watch(
     child: &mut Child,
     client: &mut Client,
     held: &Held,
-    mut signals: Signals,
+    signals: &mut Signals,
     output: &Output,
 ) -> io::Result<ExitStatus> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
@@ -190,7 +190,7 @@ fn watch(
                 lost(&why, held.on_lost, &pidfd, output)?;
             }
         }
-        let events = wait(&pidfd, client.as_fd().filter(|_| in_contact), in_contact, &signals)?;
+        let events = wait(&pidfd, client.as_fd().filter(|_| in_contact), in_contact, signals)?;
         signals.forward(&pidfd)?;
         if events.child {
             return child.wait();

@@ -90,8 +90,12 @@ pub(super) fn local(what: impl std::fmt::Display, error: &std::io::Error) -> Fai
 
 /// A failure of one file, which one can look at.
 pub(super) fn file(what: &str, path: &Path, error: &std::io::Error) -> Failure {
-    local(format!("{what} {}", path.display()), error)
-        .hint(format!("look at it: ls -ld {}", quoted(&path.to_string_lossy())))
+    local(format!("{what} {}", path.display()), error).hint(format!("look at it: ls -ld {}", shell_path(path)))
+}
+
+/// A path as a shell reads it back.
+pub(super) fn shell_path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
 }
 
 /// A word as a shell reads it back.

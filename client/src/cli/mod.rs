@@ -10,6 +10,7 @@ mod child;
 mod completions;
 mod demo;
 mod diff;
+mod edit;
 mod exec;
 mod failure;
 mod gateway;
@@ -27,6 +28,7 @@ mod put;
 mod remove;
 mod renew;
 mod rollback;
+mod serial;
 mod show;
 mod status;
 mod suggest;
@@ -118,6 +120,7 @@ enum Verb {
     Verify(verify::Verify),
     Status(status::Status),
     Demo(demo::Demo),
+    Edit(edit::Edit),
     Completions(completions::Completions),
     Man(man::Manual),
 }
@@ -205,7 +208,7 @@ fn parse() -> Result<Cli, clap::Error> {
 /// Makes an interrupt tell programs so, in verbs that do not handle it themselves.
 fn interruptible(verb: &Verb, output: &Output) -> Result<(), Failure> {
     match verb {
-        Verb::Lock(_) | Verb::Exec(_) | Verb::Gateway(_) | Verb::Demo(_) => Ok(()),
+        Verb::Lock(_) | Verb::Edit(_) | Verb::Exec(_) | Verb::Gateway(_) | Verb::Demo(_) => Ok(()),
         // Without `--json` the signal itself says it all.
         _ if !output.json => Ok(()),
         _ => interrupt::end_this(&Arc::new(AtomicBool::new(true)), output),
@@ -233,6 +236,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Verify(verify) => verify.run(context),
         Verb::Status(status) => status.run(context),
         Verb::Demo(demo) => demo.run(context),
+        Verb::Edit(edit) => edit.run(context),
         Verb::Completions(completions) => completions.run(context),
         Verb::Man(manual) => manual.run(context),
     }
