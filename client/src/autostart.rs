@@ -88,7 +88,7 @@ fn check_owner(directory: &Path, own: u32) -> Result<(), Failure> {
 }
 
 /// `stated` beside this program, else on `PATH`.
-fn daemon_program() -> PathBuf {
+pub(crate) fn daemon_program() -> PathBuf {
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("stated"));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("stated"))
 }

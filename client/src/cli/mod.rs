@@ -10,6 +10,7 @@ mod child;
 mod completions;
 mod demo;
 mod diff;
+mod doctor;
 mod edit;
 mod exec;
 mod failure;
@@ -121,6 +122,7 @@ enum Verb {
     Status(status::Status),
     Demo(demo::Demo),
     Edit(edit::Edit),
+    Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Manual),
 }
@@ -237,6 +239,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Status(status) => status.run(context),
         Verb::Demo(demo) => demo.run(context),
         Verb::Edit(edit) => edit.run(context),
+        Verb::Doctor(doctor) => doctor.run(context),
         Verb::Completions(completions) => completions.run(context),
         Verb::Man(manual) => manual.run(context),
     }

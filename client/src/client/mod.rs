@@ -77,11 +77,16 @@ pub struct Client {
 impl Client {
     /// Finds the daemon, starting one where that is allowed, and opens a session.
     pub fn connect(options: &ConnectOptions) -> Result<Self, Failure> {
+        Self::connect_within(options, WELCOME_MAX)
+    }
+
+    /// As [`Client::connect`], waiting so long for a daemon that accepted.
+    pub(crate) fn connect_within(options: &ConnectOptions, welcome_max: Duration) -> Result<Self, Failure> {
         let mut session = [0; 16];
         getrandom::fill(&mut session)
             .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
         let hello = ClientHello { session: SessionId(session), exe: options.exe.clone(), features: Vec::new() };
-        let deadline = Instant::now() + WELCOME_MAX;
+        let deadline = Instant::now() + welcome_max;
         let mut pauses = Pauses::new();
         let mut daemon_said = None;
         loop {

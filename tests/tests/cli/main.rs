@@ -1,5 +1,6 @@
 //! The command line, as its users meet it: what is printed where, and the exit codes.
 
+mod doctor;
 mod edit;
 mod manual;
 mod output;
