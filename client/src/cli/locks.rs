@@ -9,6 +9,9 @@ use crate::Client;
 
 /// List locks: who holds what, since when, for what
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl locks
+  statectl locks 'example/**' --json | jq -r .holder.user")]
 pub(super) struct Locks {
     /// Only names that match; * stays between slashes, ** crosses them
     glob: Option<String>,

@@ -11,6 +11,11 @@ const FORCED: &str = "[forced] ";
 
 /// List a state's versions, newest first
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl log example/network
+  statectl log example/network --json | jq -r .message
+
+A removal is a version too. [forced] marks what took an older serial or another lineage.")]
 pub(super) struct Log {
     /// The state's name
     #[arg(value_parser = StateName::parse)]

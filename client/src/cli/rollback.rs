@@ -14,7 +14,10 @@ use crate::Client;
 
 /// Make an older version the newest again; prints STATE@N
 #[derive(Debug, Args)]
-#[command(after_help = "A Terraform state gets the serial after the current one, so that a plan made before counts as
+#[command(after_help = "Examples:
+  statectl rollback example/network 3 -m 'the change of today was wrong'
+
+A Terraform state gets the serial after the current one, so that a plan made before counts as
 stale; the other bytes stay. It fails (65) if somebody writes in between.")]
 pub(super) struct Rollback {
     /// The state's name

@@ -9,6 +9,9 @@ use crate::printable::printable;
 
 /// Show a version's facts without its content
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl show example/network
+  statectl show example/network@3 --json | jq -r .sha256")]
 pub(super) struct Show {
     /// The state, or one version of it
     #[arg(value_name = "STATE[@N]", value_parser = args::selector)]

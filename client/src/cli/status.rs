@@ -10,6 +10,11 @@ use crate::{Client, ConnectOptions};
 
 /// Show the daemon's own facts; never starts one
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl status
+  statectl status --json | jq .grants
+
+Without a daemon it fails with 69. What is wrong then: statectl doctor.")]
 pub(super) struct Status {}
 
 #[derive(Serialize)]
