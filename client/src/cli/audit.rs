@@ -91,7 +91,7 @@ fn uid(user: &str) -> Result<u32, Failure> {
     if let Ok(uid) = user.parse() {
         return Ok(uid);
     }
-    uzers::get_user_by_name(user)
-        .map(|user| user.uid())
-        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("no user is called {user}")))
+    uzers::get_user_by_name(user).map(|user| user.uid()).ok_or_else(|| {
+        Failure::new(FailureKind::Usage, format!("no user is called {user}")).hint("list the users with: getent passwd")
+    })
 }

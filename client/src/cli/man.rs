@@ -210,7 +210,7 @@ mod tests {
             assert!(!verb.is_hide_set(), "{}: a page would tell of it", verb.get_name());
             assert!(main.contains(&format!("statectl-{}", verb.get_name())), "{}", verb.get_name());
             let page = text(verb);
-            assert!(page.is_ascii(), "{}", verb.get_name());
+            assert!(page.is_ascii() && page.contains(".SH EXAMPLES\n"), "{}", verb.get_name());
             for flag in verb.get_arguments().filter(|flag| !flag.is_hide_set()).filter_map(|flag| flag.get_long()) {
                 assert!(page.contains(&format!("--{flag}")), "{} --{flag}", verb.get_name());
             }

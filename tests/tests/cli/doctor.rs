@@ -246,6 +246,24 @@ fn a_format_of_another_version() {
 }
 
 #[test]
+fn a_log_that_is_damaged() {
+    let host = resting_host();
+    let log = stated_tests::files_below(&host.state_dir().join("log")).remove(0);
+    let own = fs::read(&log).unwrap();
+    let mut damaged = own.clone();
+    damaged[200] ^= 1;
+    fs::write(&log, damaged).unwrap();
+    host.statectl(["ls"]).run().code(74);
+    let mend = mend(&host, PLAIN, "last start", "warn", &[]);
+    assert!(mend.contains("stated verify"), "{mend}");
+    fs::write(&log, own).unwrap();
+    assert_eq!(host.get("a"), b"x");
+    is_clean(&host, PLAIN);
+    host.stop_daemon();
+    is_clean(&host, PLAIN);
+}
+
+#[test]
 fn a_forgotten_lock() {
     let host = Host::new();
     host.run(["lock", "--ttl", "1h", "-m", "why", "a b", "x"]);

@@ -1,8 +1,8 @@
 //! The socket, who listens there, what the daemon says of itself, and its locks.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use stated_shared::paths::{self, ProcessEnvironment};
 use stated_shared::{Failure, FailureKind, LockInfo, Reply, Request, StatusInfo, Timestamp, VersionInfo};
 
-use super::finding::Findings;
+use super::finding::{Findings, Verdict};
 use super::places::Places;
 use super::surroundings;
 use crate::cli::failure::{quoted, shell_path};
@@ -20,6 +20,8 @@ use crate::{Client, ConnectOptions};
 
 /// How long a daemon may take to welcome this: who is asked what is broken does not wait for long.
 const WELCOME_MAX: Duration = Duration::from_secs(5);
+/// How much of the daemon's log is looked at, in bytes.
+const LOG_TAIL_LEN: u64 = 8 << 10;
 
 /// The socket that a client would take.
 pub(super) struct Found {
@@ -136,7 +138,7 @@ pub(super) fn check(
         }
     }
     match answer {
-        Answer::None => {}
+        Answer::None => last_start(findings, &found.socket),
         Answer::Refused(failure) => refused(findings, found, failure),
         Answer::Given(given) => status(findings, found, &given.status),
     }
@@ -193,6 +195,37 @@ fn missing(findings: &mut Findings, found: &Found, places: &Places, options: &Co
         }
         None => findings.warn("socket", format!("no daemon runs at {socket}, and none is started"), "stated run &"),
     }
+}
+
+/// What the last start by a client failed with, where nothing found before explains it: damage, say.
+fn last_start(findings: &mut Findings, socket: &Path) {
+    let log = socket.with_file_name("stated.log");
+    let Some((why, hint)) = tail(&log).ok().as_deref().and_then(failed_start) else { return };
+    if findings.count(Verdict::Fail) > 0 {
+        return;
+    }
+    let mend = if hint.contains("stated verify") { hint } else { "statectl ls".to_owned() };
+    findings.warn("last start", format!("it failed: {why}"), mend);
+}
+
+fn tail(log: &Path) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let from = file.metadata()?.len().saturating_sub(LOG_TAIL_LEN);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_LEN).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The failure that a log ends with, and its hint; a daemon that served logs other lines after it.
+fn failed_start(log: &str) -> Option<(String, String)> {
+    let mut lines = log.lines().rev().skip_while(|line| line.trim().is_empty());
+    let last = lines.next()?;
+    let (hint, told) = match last.strip_prefix("hint: ") {
+        Some(hint) => (hint, lines.next()?),
+        None => ("", last),
+    };
+    Some((told.strip_prefix("stated: ")?.to_owned(), hint.to_owned()))
 }
 
 /// Where a daemon listens all the same, at one of the usual places.
@@ -274,6 +307,15 @@ impl Given {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_failure_at_the_end_of_the_log_counts() {
+        let failed = |log: &str| failed_start(log);
+        assert_eq!(failed("INFO serving\nstated: torn\nhint: do\n"), Some(("torn".into(), "do".into())));
+        assert_eq!(failed("stated: torn\n\n"), Some(("torn".into(), String::new())));
+        assert_eq!(failed("stated: torn\nhint: do\nINFO serving\n"), None);
+        assert_eq!(failed(""), None);
+    }
 
     #[test]
     fn the_holder_of_a_lock_is_found_by_its_inode() {
