@@ -358,6 +358,7 @@ fn open_failure(error: OpenError) -> Failure {
         OpenError::Damaged { .. } => failure.hint(
             "nothing was changed; see everything that is damaged with: stated verify, and put the files back from a copy",
         ),
+        OpenError::Io { path, .. } => failure.hint(format!("look at it: ls -ld {}", path.display())),
         _ => failure,
     }
 }

@@ -83,6 +83,24 @@ fn unlock_is_for_the_holder_and_break_is_for_root_and_the_daemons_user() {
 }
 
 #[test]
+fn doctor_judges_another_users_daemon_by_its_own_user() {
+    let Some(shared) = Shared::start() else { return };
+    let doctor = |uid| shared.of(uid, &["doctor", "--json"]).env_remove("XDG_RUNTIME_DIR").run();
+    for uid in [OWNER, 0] {
+        let findings = doctor(uid).ok().objects();
+        assert!(
+            findings.iter().any(|finding| finding["check"] == "daemon" && finding["verdict"] == "ok"),
+            "{findings:?}"
+        );
+    }
+    let findings = doctor(STRANGER).code(1).objects();
+    let socket = findings.iter().find(|finding| finding["check"] == "socket").unwrap();
+    assert_eq!(socket["verdict"], "fail", "{findings:?}");
+    // Nobody is told to take what belongs to others.
+    assert!(!findings.iter().any(|finding| finding["mend"].to_string().contains("chown")), "{findings:?}");
+}
+
+#[test]
 fn a_stranger_is_denied_whatever_the_verb() {
     let Some(shared) = Shared::start() else { return };
     let id = shared.lease(OWNER, "x");

@@ -70,6 +70,10 @@ impl Found {
         matches!(self.state, State::Stale | State::Missing)
     }
 
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(&self.state, State::Failed(error) if error.kind() == ErrorKind::PermissionDenied)
+    }
+
     pub(super) fn listens(&self) -> bool {
         matches!(self.state, State::Listens(_))
     }

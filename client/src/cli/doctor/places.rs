@@ -25,6 +25,8 @@ const FILES_LOW: u64 = 1024;
 pub(super) struct Places {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) socket: PathBuf,
+    /// Whose they are to be: this user's, but for a daemon of another one that answers.
+    owner: u32,
 }
 
 impl Places {
@@ -43,28 +45,45 @@ impl Places {
                 Answer::Given(_) => found.socket.clone(),
                 _ => settings.map_or_else(|| found.socket.clone(), |settings| settings.socket.clone()),
             },
+            owner: match answer {
+                Answer::Given(_) => uid_of(&found.socket),
+                // Whose door is closed is not to be asked to give the house away.
+                Answer::None if found.is_denied() => found.socket.parent().map_or_else(own_uid, uid_of),
+                _ => own_uid(),
+            },
         }
     }
 }
 
 pub(super) fn check(findings: &mut Findings, places: &Places) {
     if let Some(state_dir) = &places.state_dir {
-        directory(findings, "state directory", state_dir);
+        directory(findings, "state directory", state_dir, places.owner);
         space(findings, state_dir);
     }
     if let Some(parent) = places.socket.parent() {
-        directory(findings, "socket directory", parent);
+        directory(findings, "socket directory", parent, places.owner);
     }
 }
 
-/// A directory that must be its daemon's alone. Of another user's daemon there is nothing to say.
-fn directory(findings: &mut Findings, check: &'static str, path: &Path) {
+/// Whose file it is; one's own, where that cannot be told.
+fn uid_of(path: &Path) -> u32 {
+    fs::metadata(path).map_or_else(|_| own_uid(), |metadata| metadata.uid())
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// A directory that must be its daemon's alone. What another user's daemon lets others see is not for this one to judge.
+fn directory(findings: &mut Findings, check: &'static str, path: &Path, owner: u32) {
     let place = path.display();
+    let is_own = owner == own_uid();
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return findings.ok(check, format!("{place} is made at the first start"));
         }
+        Err(_) if !is_own => return findings.ok(check, format!("{place} is out of sight: it is of uid {owner}")),
         Err(error) => {
             return findings.warn(
                 check,
@@ -73,21 +92,24 @@ fn directory(findings: &mut Findings, check: &'static str, path: &Path) {
             );
         }
     };
-    let own = rustix::process::geteuid().as_raw();
     // A state directory may be a link to where there is room.
     let metadata = if metadata.is_symlink() && check == "state directory" {
         fs::metadata(path).unwrap_or(metadata)
     } else {
         metadata
     };
-    match problem(&metadata, own) {
+    match problem(&metadata, owner).filter(|problem| is_own || *problem != Problem::Read) {
         None => findings.ok(check, format!("{place} (mode {:03o})", metadata.mode() & 0o777)),
         Some(Problem::Kind) => {
             findings.fail(check, format!("{place} is no directory"), format!("mv {0} {0}.aside", shell_path(path)));
         }
-        Some(Problem::Owner(owner)) => {
-            let mend = format!("sudo chown -R {own} {}", shell_path(path));
-            findings.fail(check, format!("{place} belongs to uid {owner}, and this is uid {own}"), mend);
+        Some(Problem::Owner(other)) => {
+            // Root comes here by sudo, with the environment of somebody whose things shall stay so.
+            let mend = match own_uid() {
+                0 => format!("sudo -u '#{other}' statectl doctor"),
+                _ => format!("sudo chown -R {owner} {}", shell_path(path)),
+            };
+            findings.fail(check, format!("{place} belongs to uid {other}, and not to uid {owner}"), mend);
         }
         Some(Problem::Written) => {
             let what = format!("others may write {place} (mode {:03o}), so no daemon starts", metadata.mode() & 0o777);
@@ -108,10 +130,10 @@ enum Problem {
     Read,
 }
 
-fn problem(metadata: &Metadata, own: u32) -> Option<Problem> {
+fn problem(metadata: &Metadata, owner: u32) -> Option<Problem> {
     match metadata.mode() {
         _ if !metadata.is_dir() => Some(Problem::Kind),
-        _ if metadata.uid() != own => Some(Problem::Owner(metadata.uid())),
+        _ if metadata.uid() != owner => Some(Problem::Owner(metadata.uid())),
         mode if mode & 0o022 != 0 => Some(Problem::Written),
         mode if mode & 0o055 != 0 => Some(Problem::Read),
         _ => None,

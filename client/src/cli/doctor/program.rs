@@ -107,10 +107,10 @@ fn report(findings: &mut Findings, found: Inspected) {
     if found.ok {
         return findings.ok(check, found.what);
     }
-    let mend = match check {
+    let mend = found.hint.unwrap_or_else(|| match check {
         "format" => "stated verify, and put the files back from a backup".to_owned(),
-        _ => found.hint.unwrap_or_else(|| "stated run".to_owned()),
-    };
+        _ => "stated run".to_owned(),
+    });
     findings.fail(check, found.what, mend);
 }
 
