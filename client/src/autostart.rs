@@ -36,10 +36,10 @@ const LOG_LINES: usize = 5;
 /// Starts the daemon beside this program, else on `PATH`, for this socket; returns once somebody serves there.
 pub(crate) fn start(options: &ConnectOptions, socket: &Path) -> Result<Option<String>, Failure> {
     let state_dir = options.daemon_state_dir();
-    let directory = socket
-        .parent()
-        .filter(|_| socket.is_absolute())
-        .ok_or_else(|| Failure::new(FailureKind::Usage, "a daemon is started at an absolute socket path only"))?;
+    let directory = socket.parent().filter(|_| socket.is_absolute()).ok_or_else(|| {
+        Failure::new(FailureKind::Usage, "a daemon is started at an absolute socket path only")
+            .hint(format!("statectl --socket \"$PWD\"/{}", socket.display()))
+    })?;
     let own = rustix::process::geteuid().as_raw();
     for directory in [Some(directory), state_dir.as_deref()].into_iter().flatten() {
         check_owner(directory, own)?;
@@ -88,7 +88,7 @@ fn check_owner(directory: &Path, own: u32) -> Result<(), Failure> {
 }
 
 /// `stated` beside this program, else on `PATH`.
-fn daemon_program() -> PathBuf {
+pub(crate) fn daemon_program() -> PathBuf {
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("stated"));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from("stated"))
 }

@@ -50,5 +50,5 @@ mod printable;
 mod retry;
 mod trust;
 
-pub use client::Client;
+pub use client::{Client, Direction, Progress};
 pub use discover::ConnectOptions;

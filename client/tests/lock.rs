@@ -133,7 +133,10 @@ fn a_refused_binding_runs_nothing() {
         assert!(peer.frame().is_none());
     });
     let (code, out, err) = told(&statectl(&fake, &["a", "--", "echo", "ran"]).output().unwrap());
-    assert_eq!((code, out.as_str(), err.as_str()), (Some(66), "", "statectl: no such lock\n"));
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (Some(66), "", "statectl: no such lock\nhint: see what is there: statectl ls, statectl locks\n")
+    );
     fake.finish();
 }
 
@@ -193,7 +196,10 @@ fn a_busy_lock_exits_75_or_as_told() {
             peer.reply(number, Err(Failure::new(FailureKind::Busy, "a is held by alice")));
         });
         let (found, out, err) = told(&statectl(&fake, arguments).output().unwrap());
-        assert_eq!((found, out.as_str(), err.as_str()), (Some(code), "", "statectl: a is held by alice\n"));
+        assert_eq!(
+            (found, out.as_str(), err.as_str()),
+            (Some(code), "", "statectl: a is held by alice\nhint: see who holds what: statectl locks\n")
+        );
         fake.finish();
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 
 use fake::{Fake, Peer, grant, name, options, version, welcome};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
-use stated_client::Client;
+use stated_client::{Client, Direction, Progress};
 use stated_shared::wire::{ClientFrame, Preamble, ServerFrame};
 use stated_shared::{
     Bytes, Change, Commit, Committed, CommittedState, Content, Expect, Failure, FailureKind, Fetched, Hold, Lock,
@@ -49,6 +49,15 @@ fn commit(contents: &[Vec<u8>]) -> Commit {
 
 fn committed() -> Committed {
     Committed { seq: None, states: vec![CommittedState { state: name("s0"), version: Version(1), changed: true }] }
+}
+
+/// What the client tells of its progress from here on.
+fn progress(client: &mut Client) -> mpsc::Receiver<Progress> {
+    let (sender, passed) = mpsc::channel();
+    client.on_progress(Box::new(move |progress| {
+        let _ = sender.send(progress);
+    }));
+    passed
 }
 
 #[test]
@@ -92,7 +101,13 @@ fn large_contents_are_streamed_in_the_order_of_the_changes() {
         assert_eq!(streamed, [expected[0].clone(), expected[2].clone()].concat());
         peer.reply(number, Ok(Reply::Committed(committed())));
     });
-    Client::connect(&fake.options()).unwrap().commit(commit(&contents)).unwrap();
+    let mut client = Client::connect(&fake.options()).unwrap();
+    let passed = progress(&mut client);
+    client.commit(commit(&contents)).unwrap();
+    let passed: Vec<Progress> = passed.try_iter().collect();
+    assert_eq!(passed[0], Progress { direction: Direction::ToDaemon, done_bytes: 256 << 10, total_bytes: 1_000_000 });
+    assert!(passed.is_sorted_by_key(|progress| progress.done_bytes));
+    assert_eq!(passed.last().unwrap().done_bytes, 1_000_000);
     fake.finish();
 }
 
@@ -110,9 +125,13 @@ fn a_content_is_read_in_chunks_and_from_the_start_again_after_a_loss() {
             }
         }
     });
-    let (info, bytes) = Client::connect(&fake.options()).unwrap().get(&name("a"), Selector::Newest).unwrap();
+    let mut client = Client::connect(&fake.options()).unwrap();
+    let passed = progress(&mut client);
+    let (info, bytes) = client.get(&name("a"), Selector::Newest).unwrap();
     assert_eq!(info.version, Version(3));
     assert!(bytes == expected);
+    let passed: Vec<u64> = passed.try_iter().map(|progress| progress.done_bytes).collect();
+    assert_eq!(passed, [200_000, 200_000, 400_000, 600_000]);
     fake.finish();
 }
 

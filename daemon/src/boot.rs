@@ -119,6 +119,81 @@ pub fn verify(settings: &Settings) -> Result<(u64, Vec<Damage>), Failure> {
     Ok((found.records, found.damage))
 }
 
+/// One thing that a start needs.
+#[derive(Debug, Clone)]
+pub struct Inspected {
+    /// Which: `filesystem`, `key`, `format` or `keyring`.
+    pub check: &'static str,
+    /// What is there, or why a start would fail.
+    pub found: Result<String, Failure>,
+}
+
+/// Looks at what a start needs before it reads the log. Takes no lock, so it may be asked beside a running daemon, and
+/// changes nothing.
+pub fn inspect(settings: &Settings) -> Vec<Inspected> {
+    let dir = &settings.state_dir;
+    let presence = presence(dir).map_err(open_failure);
+    let is_new = matches!(presence, Ok(Presence::Absent));
+    let key = if is_new && !settings.identity_is_configured && !settings.identity.exists() {
+        None
+    } else {
+        Some(identities(settings))
+    };
+    let opened = match (&key, &presence) {
+        (Some(Ok(identities)), Ok(Presence::Present(repository))) => {
+            Some(open_keyring(settings, identities, *repository))
+        }
+        _ => None,
+    };
+    let key = match key {
+        None => Ok(format!("{} is made at the first start", settings.identity.display())),
+        Some(loaded) => loaded
+            .map(|loaded| format!("{} holds the key of {}", settings.identity.display(), join(&loaded.recipients()))),
+    };
+    let format = presence.map(|presence| match presence {
+        Presence::Absent => format!("{} holds no repository yet: the first start makes one", dir.display()),
+        Presence::Present(repository) => format!("{} holds repository {repository}", dir.display()),
+    });
+    let mut inspected = vec![
+        Inspected { check: "filesystem", found: filesystem(dir) },
+        Inspected { check: "format", found: format },
+        Inspected { check: "key", found: key },
+    ];
+    inspected.extend(opened.map(|found| Inspected { check: "keyring", found }));
+    inspected
+}
+
+/// Whether the key opens the keyring of this repository.
+fn open_keyring(settings: &Settings, identities: &Identities, repository: RepositoryId) -> Result<String, Failure> {
+    let (keyring, _) = Keyring::load(&settings.state_dir.join("keys"), Generation(1), identities)
+        .map_err(|error| keyring_failure(&error, settings))?;
+    if keyring.repository() != repository {
+        return Err(foreign_keyring(keyring.repository(), repository));
+    }
+    Ok(format!("sealed to {}", join(keyring.recipients())))
+}
+
+fn foreign_keyring(keyring: RepositoryId, format: RepositoryId) -> Failure {
+    let message = format!("the keyring is of repository {keyring}, and FORMAT of {format}");
+    Failure::new(FailureKind::Storage, message).hint("one of them was copied from elsewhere")
+}
+
+fn join(recipients: &[Recipient]) -> String {
+    recipients.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether locks on the directory's filesystem, or on that of its place to come, can be relied on.
+fn filesystem(dir: &Path) -> Result<String, Failure> {
+    let there = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    match host::network_filesystem_of(there).map_err(|error| storage(there, "look at", &error))? {
+        None => Ok(format!("{} is on a local filesystem", there.display())),
+        Some(filesystem) => {
+            let message = format!("{} is on {filesystem}, whose locks cannot be relied on", there.display());
+            Err(Failure::new(FailureKind::Config, message).hint("stated run --state-dir LOCAL_DIRECTORY"))
+        }
+    }
+}
+
 struct OpenedDirectory {
     replay: Replay,
     journal: LocalJournal,
@@ -140,8 +215,7 @@ fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure>
     let (keyring, digest) =
         Keyring::load(&keys, Generation(1), &identities).map_err(|error| keyring_failure(&error, settings))?;
     if keyring.repository() != repository {
-        let message = format!("the keyring is of repository {}, and FORMAT of {repository}", keyring.repository());
-        return Err(Failure::new(FailureKind::Storage, message).hint("one of them was copied from elsewhere"));
+        return Err(foreign_keyring(keyring.repository(), repository));
     }
     let vault = Arc::new(Vault::new(keyring, digest));
     let mut replay = Replay::new(Arc::clone(&vault));
@@ -215,6 +289,7 @@ fn identities(settings: &Settings) -> Result<Identities, Failure> {
                 "put back the key that the keyring was sealed to, or name it: identity = \"…\" in {}",
                 settings.identity.with_file_name("config.toml").display()
             )),
+            IdentityError::Exposed { path, .. } => failure.hint(format!("chmod 600 {}", path.display())),
             _ => failure.hint("it must be an age identity file that only its owner may read (chmod 600)"),
         }
     })
@@ -283,6 +358,7 @@ fn open_failure(error: OpenError) -> Failure {
         OpenError::Damaged { .. } => failure.hint(
             "nothing was changed; see everything that is damaged with: stated verify, and put the files back from a copy",
         ),
+        OpenError::Io { path, .. } => failure.hint(format!("look at it: ls -ld {}", path.display())),
         _ => failure,
     }
 }

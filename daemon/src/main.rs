@@ -31,6 +31,9 @@ enum Command {
     Init(Places),
     /// Read everything in the state directory and name what is damaged; changes nothing
     Verify(Places),
+    /// Tell `statectl doctor` what a start would need, as JSON lines; takes no lock and changes nothing
+    #[command(hide = true)]
+    Inspect(Places),
 }
 
 #[derive(Args, Default)]
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Some(Command::Run(places)) => run(places),
         Some(Command::Init(places)) => init(places),
         Some(Command::Verify(places)) => verify(places),
+        Some(Command::Inspect(places)) => inspect(places),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,4 +130,26 @@ fn verify(places: Places) -> Result<(), Failure> {
     }
     Err(Failure::new(FailureKind::Storage, format!("{} things are damaged", damage.len()))
         .hint("nothing was changed; put the files back from a copy"))
+}
+
+/// First the settings, then what a start needs: `statectl doctor` has neither the configuration's grammar nor age.
+fn inspect(places: Places) -> Result<(), Failure> {
+    let settings = places.settings()?;
+    println!(
+        "{}",
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "state_dir": settings.state_dir,
+            "socket": settings.socket,
+            "identity": settings.identity,
+        })
+    );
+    for inspected in boot::inspect(&settings) {
+        let (is_ok, what, hint) = match inspected.found {
+            Ok(what) => (true, what, None),
+            Err(failure) => (false, failure.message, failure.hint),
+        };
+        println!("{}", serde_json::json!({ "check": inspected.check, "ok": is_ok, "what": what, "hint": hint }));
+    }
+    Ok(())
 }

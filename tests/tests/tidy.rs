@@ -59,8 +59,11 @@ const OWNED_CRATES: &[(&str, &str)] = &[
     ("age", "daemon/src/vault"),
     ("bincode", "shared/src/wire.rs"),
     ("clap", "client/src/cli"),
+    ("clap_complete", "client/src/cli"),
+    ("clap_mangen", "client/src/cli"),
     ("comfy_table", "client/src/cli"),
     ("hyper", "client/src/gateway"),
+    ("indicatif", "client/src/cli"),
     ("hyper_util", "client/src/gateway"),
 ];
 /// Exceptions to [`OWNED_CRATES`]: a program's own command line.

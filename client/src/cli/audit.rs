@@ -1,6 +1,7 @@
 //! `audit`: who did what.
 
 use clap::Args;
+use comfy_table::Color;
 use stated_shared::{AuditEntry, AuditFilter, Failure, FailureKind, Reply, Request, Timestamp};
 
 use super::views::{self, AuditView};
@@ -65,7 +66,8 @@ impl Audit {
             after = page.next;
         }
         let headings = ["SEQ", "TIME", "WHO", "VERB", "NAME", "OUTCOME", "COUNT", "NOTE"];
-        table::print(&context.output, &headings, &[0, 6], rows)?;
+        let refused = |column, text: &str| (column == 5 && text != "ok").then_some(Color::Red);
+        table::print_marked(&context.output, &headings, &[0, 6], rows, refused)?;
         Ok(0)
     }
 }
@@ -89,7 +91,7 @@ fn uid(user: &str) -> Result<u32, Failure> {
     if let Ok(uid) = user.parse() {
         return Ok(uid);
     }
-    uzers::get_user_by_name(user)
-        .map(|user| user.uid())
-        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("no user is called {user}")))
+    uzers::get_user_by_name(user).map(|user| user.uid()).ok_or_else(|| {
+        Failure::new(FailureKind::Usage, format!("no user is called {user}")).hint("list the users with: getent passwd")
+    })
 }

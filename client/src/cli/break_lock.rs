@@ -7,8 +7,11 @@ use super::{Context, failure, locks};
 
 /// End somebody's lock; prints what was broken
 #[derive(Debug, Args)]
-#[command(after_help = "Give the ID that `statectl locks` shows, and a lock taken in the meantime stays:
-  statectl break example/network 6f1c54a0-6d8c-4d35-9d1f-b5a1a8b1f7aa")]
+#[command(after_help = "Examples:
+  statectl break example/network 6f1c54a0-6d8c-4d35-9d1f-b5a1a8b1f7aa
+
+Give the ID that statectl locks shows, and a lock taken in the meantime stays. The command that it was
+taken for gets SIGTERM, unless it was started with --on-lost warn.")]
 pub(super) struct Break {
     /// A name that it holds
     #[arg(value_parser = StateName::parse)]

@@ -15,8 +15,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGQUIT, SIGTERM};
 use stated_shared::{Failure, FailureKind, Hold, LockId, Notice, ProcessRef, Request};
 
-use super::failure;
 use super::output::Output;
+use super::{failure, interrupt};
 use crate::Client;
 use crate::launch;
 
@@ -50,7 +50,7 @@ pub(super) fn run(
     interruptible: &Arc<AtomicBool>,
     output: &Output,
 ) -> Result<u8, Failure> {
-    let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
+    let mut signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
     // Until the command may run, an interrupt ends this process, and with it the waiting child.
     let uninterruptible = || interruptible.store(false, Ordering::Relaxed);
@@ -68,21 +68,16 @@ pub(super) fn run(
             return Ok(not_started(&program, &error, output));
         }
     };
-    let status = watch(&mut child, client, held, signals, output)
+    let status = watch(&mut child, client, held, &mut signals, output)
         .map_err(|error| failure::local(format!("wait for {program}"), &error))?;
     release(client, &held.id);
     Ok(exit_code(status))
 }
 
 /// Ends this process with 130 on an interrupt, as long as the flag is set.
-pub(super) fn exit_on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn exit_on_interrupt(output: &Output) -> Result<Arc<AtomicBool>, Failure> {
     let waiting = Arc::new(AtomicBool::new(true));
-    let interrupt = signal_hook::consts::SIGINT;
-    if !is_ignored(interrupt) {
-        signal_hook::flag::register_conditional_shutdown(interrupt, 130, Arc::clone(&waiting))
-            .map_err(|error| failure::local("handle signals", &error))?;
-    }
-    debug_assert!(waiting.load(Ordering::Relaxed));
+    interrupt::end_this(&waiting, output)?;
     Ok(waiting)
 }
 
@@ -95,7 +90,9 @@ pub(super) fn exit_code(status: ExitStatus) -> u8 {
 pub(super) fn not_started(program: &str, error: &io::Error, output: &Output) -> u8 {
     let missing = error.kind() == io::ErrorKind::NotFound;
     let code = if missing { 127 } else { 126 };
-    let failure = Failure::new(FailureKind::Other, format!("cannot run {program}: {error}"));
+    let look = if missing { "command -v" } else { "ls -l" };
+    let failure = Failure::new(FailureKind::Other, format!("cannot run {program}: {error}"))
+        .hint(format!("look at it: {look} {}", failure::quoted(program)));
     failure::report(&failure, code, output);
     code
 }
@@ -169,11 +166,11 @@ fn bind(client: &mut Client, id: &LockId, pid: Pid) -> Result<(), Failure> {
 }
 
 /// Waits for the command, passing on signals and acting on a lost lock.
-fn watch(
+pub(super) fn watch(
     child: &mut Child,
     client: &mut Client,
     held: &Held,
-    mut signals: Signals,
+    signals: &mut Signals,
     output: &Output,
 ) -> io::Result<ExitStatus> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
@@ -193,7 +190,7 @@ fn watch(
                 lost(&why, held.on_lost, &pidfd, output)?;
             }
         }
-        let events = wait(&pidfd, client.as_fd().filter(|_| in_contact), in_contact, &signals)?;
+        let events = wait(&pidfd, client.as_fd().filter(|_| in_contact), in_contact, signals)?;
         signals.forward(&pidfd)?;
         if events.child {
             return child.wait();

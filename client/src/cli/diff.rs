@@ -36,6 +36,10 @@ pub(super) struct Diff {
 }
 
 impl Diff {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.connect()?;
         let (new, after) = content(&mut client, &self.state, self.new.unwrap_or(Selector::Newest))?;
@@ -66,6 +70,7 @@ fn content(client: &mut Client, state: &StateName, at: Selector) -> Result<(Vers
 }
 
 fn print(changes: &[Change], context: &Context) -> Result<(), Failure> {
+    context.output.page();
     for change in changes {
         if context.output.json {
             context.output.print_object(change)?;

@@ -110,7 +110,7 @@ impl Exec {
 /// Runs the command once the gateway knows its process; returns its exit code.
 fn run(command: Command, gateway: &GatewayProcess, context: &Context) -> Result<u8, Failure> {
     let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
-    let interruptible = child::exit_on_interrupt()?;
+    let interruptible = child::exit_on_interrupt(&context.output)?;
     let program = command.get_program().to_string_lossy().into_owned();
     let attend = |pid: Pid| {
         let gone = |why: &str| Failure::new(FailureKind::Internal, format!("cannot watch the command: {why}"));
@@ -157,7 +157,7 @@ fn directory(tool: Option<&str>, arguments: &[OsString]) -> Result<PathBuf, Fail
     let options = arguments.iter().take_while(|argument| argument.as_encoded_bytes().starts_with(b"-"));
     let chosen = options.filter_map(|option| option.to_str()?.strip_prefix("-chdir=")).last();
     let directory = Path::new(chosen.filter(|_| tool.is_some()).unwrap_or("."));
-    directory.canonicalize().map_err(|error| failure::local(format!("enter {}", directory.display()), &error))
+    directory.canonicalize().map_err(|error| failure::file("enter", directory, &error))
 }
 
 /// Whether Terraform's verb has to do with the state at all.
@@ -205,21 +205,12 @@ fn refuse_foreign(state: &StateName, label: &str, command: &[OsString], context:
 
 /// The command line that names the state.
 fn with_state(state: &StateName, command: &[OsString]) -> String {
-    let mut line = format!("statectl exec --state {} --", quoted(state.as_str()));
+    let mut line = format!("statectl exec --state {} --", failure::quoted(state.as_str()));
     for word in command {
         line.push(' ');
-        line.push_str(&quoted(&word.to_string_lossy()));
+        line.push_str(&failure::quoted(&word.to_string_lossy()));
     }
     line
-}
-
-/// A word as a shell reads it back.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Tells where Terraform would not come here: it takes a missing backend for a file in the directory.

@@ -65,7 +65,7 @@ impl Gateway {
                 Some(path) => path.clone(),
                 None => default_file()?,
             };
-            write(&path, &lines).map_err(|error| failure::local(format!("write {}", path.display()), &error))?;
+            write(&path, &lines).map_err(|error| failure::file("write", &path, &error))?;
             eprintln!("statectl: serving {}", self.place(bound));
             context.output.print(&path.display().to_string())?;
             written = Some(path);

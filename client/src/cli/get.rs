@@ -28,14 +28,17 @@ pub(super) struct Get {
 }
 
 impl Get {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state.0
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let (state, at) = self.state;
         let (version, content) = context.connect()?.get(&state, at)?;
         match self.output.filter(|path| path.as_os_str() != "-") {
             None => context.output.print_bytes(&content)?,
             Some(path) => {
-                replace(&path, &content)
-                    .map_err(|error| failure::local(format!("write {}", path.display()), &error))?;
+                replace(&path, &content).map_err(|error| failure::file("write", &path, &error))?;
                 if context.output.json {
                     context.output.print_object(&VersionView::from(&version))?;
                 }

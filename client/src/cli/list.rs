@@ -7,7 +7,11 @@ use super::{Context, table, versions};
 
 /// List states with their newest versions
 #[derive(Debug, Args)]
-#[command(after_help = "In a glob * stays between slashes and ** crosses them: statectl ls 'example/**'")]
+#[command(after_help = "Examples:
+  statectl ls
+  statectl ls 'example/**' --json | jq -r .state
+
+In a glob * stays between slashes and ** crosses them.")]
 pub(super) struct List {
     /// Only names that match
     glob: Option<String>,

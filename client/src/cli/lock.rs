@@ -71,7 +71,7 @@ pub(super) struct LockVerb {
 
 impl LockVerb {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let waiting = child::exit_on_interrupt()?;
+        let waiting = child::exit_on_interrupt(&context.output)?;
         let mut client = context.connect()?;
         tell_holders(&mut client);
         let grant = match client.lock(&self.request()?, None) {

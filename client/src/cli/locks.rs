@@ -5,9 +5,13 @@ use stated_shared::{Failure, LockInfo, Reply, Request};
 
 use super::views::{self, LockView};
 use super::{Context, failure, table};
+use crate::Client;
 
 /// List locks: who holds what, since when, for what
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl locks
+  statectl locks 'example/**' --json | jq -r .holder.user")]
 pub(super) struct Locks {
     /// Only names that match; * stays between slashes, ** crosses them
     glob: Option<String>,
@@ -15,22 +19,25 @@ pub(super) struct Locks {
 
 impl Locks {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let mut client = context.connect()?;
-        let mut after = None;
-        let mut locks = Vec::new();
-        loop {
-            let page = match client.call(&Request::Locks { glob: self.glob.clone(), after })? {
-                Reply::Locks(page) => page,
-                _ => return Err(failure::unexpected()),
-            };
-            after = page.locks.last().map(|lock| (lock.name.clone(), lock.id.clone()));
-            locks.extend(page.locks);
-            if !page.more || after.is_none() {
-                break;
-            }
-        }
-        print(&locks, context)?;
+        print(&list(&mut context.connect()?, self.glob)?, context)?;
         Ok(0)
+    }
+}
+
+/// All locks on names that match, or on any.
+pub(super) fn list(client: &mut Client, glob: Option<String>) -> Result<Vec<LockInfo>, Failure> {
+    let mut after = None;
+    let mut locks = Vec::new();
+    loop {
+        let page = match client.call(&Request::Locks { glob: glob.clone(), after })? {
+            Reply::Locks(page) => page,
+            _ => return Err(failure::unexpected()),
+        };
+        after = page.locks.last().map(|lock| (lock.name.clone(), lock.id.clone()));
+        locks.extend(page.locks);
+        if !page.more || after.is_none() {
+            return Ok(locks);
+        }
     }
 }
 

@@ -1,12 +1,21 @@
 //! `log`: the versions of a state.
 
 use clap::Args;
+use comfy_table::Color;
 use stated_shared::{Failure, Request, StateName, VersionInfo};
 
 use super::{Context, table, versions};
 
+/// Marks a version that took an older serial or another lineage.
+const FORCED: &str = "[forced] ";
+
 /// List a state's versions, newest first
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl log example/network
+  statectl log example/network --json | jq -r .message
+
+A removal is a version too. [forced] marks what took an older serial or another lineage.")]
 pub(super) struct Log {
     /// The state's name
     #[arg(value_parser = StateName::parse)]
@@ -14,6 +23,10 @@ pub(super) struct Log {
 }
 
 impl Log {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let ask = |last: Option<&VersionInfo>| Request::Log {
             state: self.state.clone(),
@@ -21,14 +34,18 @@ impl Log {
         };
         let rows = versions::print_json_or_rows(context, ask, row)?;
         let headings = ["VERSION", "SIZE", "SERIAL", "CHANGED", "BY", "MESSAGE"];
-        table::print(&context.output, &headings, &[0, 1, 2], rows)?;
+        table::print_marked(&context.output, &headings, &[0, 1, 2], rows, |column, text| match column {
+            1 if text == table::REMOVED => Some(Color::Red),
+            5 if text.starts_with(FORCED) => Some(Color::Yellow),
+            _ => None,
+        })?;
         Ok(0)
     }
 }
 
 fn row(info: &VersionInfo) -> Vec<String> {
     let serial = info.content.as_ref().and_then(|content| content.serial);
-    let forced = if info.forced { "[forced] " } else { "" };
+    let forced = if info.forced { FORCED } else { "" };
     let tags: String = info.tags.iter().map(|tag| format!("[{tag}] ")).collect();
     vec![
         info.version.to_string(),

@@ -7,23 +7,32 @@ mod args;
 mod audit;
 mod break_lock;
 mod child;
+mod completions;
 mod demo;
 mod diff;
+mod doctor;
+mod edit;
 mod exec;
 mod failure;
 mod gateway;
 mod get;
+mod interrupt;
 mod list;
 mod lock;
 mod locks;
 mod log;
+mod man;
 mod output;
+mod pager;
+mod progress;
 mod put;
 mod remove;
 mod renew;
 mod rollback;
+mod serial;
 mod show;
 mod status;
+mod suggest;
 mod table;
 mod tag;
 mod unlock;
@@ -34,9 +43,11 @@ mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use clap::{Parser, Subcommand, ValueEnum};
-use stated_shared::Failure;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use stated_shared::{Failure, FailureKind, StateName};
 
 use crate::gateway::process;
 use crate::{Client, ConnectOptions};
@@ -44,7 +55,8 @@ use output::Output;
 
 /// The state daemon's client: versioned, encrypted, locked state.
 #[derive(Debug, Parser)]
-#[command(name = "statectl", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
+#[command(name = "statectl", version, max_term_width = 100, disable_help_subcommand = true,
+    subcommand_value_name = "COMMAND", after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     globals: Globals,
@@ -77,6 +89,9 @@ struct Globals {
     /// Use colour auto(matically), always or never; NO_COLOR is honoured
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     color: Color,
+    /// Show long output as it is, not a screen at a time
+    #[arg(long, global = true)]
+    no_pager: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -101,8 +116,6 @@ enum Verb {
     Lock(lock::LockVerb),
     Exec(exec::Exec),
     Gateway(gateway::Gateway),
-    #[command(name = process::VERB, hide = true)]
-    ServeGateway,
     Renew(renew::Renew),
     Unlock(unlock::Unlock),
     Break(break_lock::Break),
@@ -112,6 +125,25 @@ enum Verb {
     Verify(verify::Verify),
     Status(status::Status),
     Demo(demo::Demo),
+    Edit(edit::Edit),
+    Doctor(doctor::Doctor),
+    Completions(completions::Completions),
+    Man(man::Manual),
+}
+
+impl Verb {
+    /// The state that it cannot do without.
+    fn reads(&self) -> Option<&StateName> {
+        match self {
+            Self::Get(get) => Some(get.state()),
+            Self::Log(log) => Some(log.state()),
+            Self::Show(show) => Some(show.state()),
+            Self::Diff(diff) => Some(diff.state()),
+            Self::Rollback(rollback) => Some(rollback.state()),
+            Self::Rm(remove) => Some(remove.state()),
+            _ => None,
+        }
+    }
 }
 
 /// What every verb gets: how to connect, and where to print.
@@ -122,7 +154,8 @@ struct Context {
 
 impl Context {
     fn connect(&self) -> Result<Client, Failure> {
-        let client = Client::connect(&self.options)?;
+        let mut client = Client::connect(&self.options)?;
+        progress::show(&mut client, &self.output);
         // That it serves goes without saying.
         if let Some(said) = client.daemon_said().filter(|said| *said != "serving") {
             eprintln!("statectl: the daemon {said}");
@@ -133,7 +166,11 @@ impl Context {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    // No verb of the command line, so that neither help, completions nor the manual tell of it.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == process::VERB) {
+        return ExitCode::from(process::run());
+    }
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
@@ -141,13 +178,46 @@ pub fn main() -> ExitCode {
     // The flag includes STATED_SOCKET; an empty value counts as none.
     options.socket = cli.globals.socket.filter(|path| !path.as_os_str().is_empty());
     options.autostart &= !cli.globals.no_autostart;
-    let context = Context { options, output: Output::new(cli.globals.json, cli.globals.color) };
-    match run(cli.verb, &context) {
+    let output = Output::new(cli.globals.json, cli.globals.color, cli.globals.no_pager);
+    let context = Context { options, output };
+    let state = cli.verb.reads().cloned();
+    let ended = interruptible(&cli.verb, &context.output).and_then(|()| run(cli.verb, &context));
+    let ended = context.output.finish().and(ended);
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
+            let failure = match &state {
+                Some(state) if failure.kind == FailureKind::NotFound => suggest::similar(failure, state, &context),
+                _ => failure,
+            };
             failure::report(&failure, failure.kind.exit_code(), &context.output);
             ExitCode::from(failure.kind.exit_code())
         }
+    }
+}
+
+/// The arguments of this process. What is wrong with them is told in colour where `--color` has it so.
+fn parse() -> Result<Cli, clap::Error> {
+    let given: Vec<_> = failure::own_arguments().collect();
+    let wanted = given.iter().enumerate().find_map(|(at, argument)| match argument.to_str()? {
+        "--color" => given.get(at + 1)?.to_str().map(ToOwned::to_owned),
+        argument => argument.strip_prefix("--color=").map(ToOwned::to_owned),
+    });
+    let choice = match wanted.as_deref() {
+        Some("always") => clap::ColorChoice::Always,
+        Some("never") => clap::ColorChoice::Never,
+        _ => clap::ColorChoice::Auto,
+    };
+    Cli::from_arg_matches(&Cli::command().color(choice).try_get_matches()?)
+}
+
+/// Makes an interrupt tell programs so, in verbs that do not handle it themselves.
+fn interruptible(verb: &Verb, output: &Output) -> Result<(), Failure> {
+    match verb {
+        Verb::Lock(_) | Verb::Edit(_) | Verb::Exec(_) | Verb::Gateway(_) | Verb::Demo(_) => Ok(()),
+        // Without `--json` the signal itself says it all.
+        _ if !output.json => Ok(()),
+        _ => interrupt::end_this(&Arc::new(AtomicBool::new(true)), output),
     }
 }
 
@@ -165,7 +235,6 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Lock(lock) => lock.run(context),
         Verb::Exec(exec) => exec.run(context),
         Verb::Gateway(gateway) => gateway.run(context),
-        Verb::ServeGateway => Ok(process::run()),
         Verb::Renew(renew) => renew.run(context),
         Verb::Unlock(unlock) => unlock.run(context),
         Verb::Break(break_lock) => break_lock.run(context),
@@ -175,6 +244,10 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Verify(verify) => verify.run(context),
         Verb::Status(status) => status.run(context),
         Verb::Demo(demo) => demo.run(context),
+        Verb::Edit(edit) => edit.run(context),
+        Verb::Doctor(doctor) => doctor.run(context),
+        Verb::Completions(completions) => completions.run(context),
+        Verb::Man(manual) => manual.run(context),
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::Args;
 use stated_shared::limits::CONTENT_LEN_MAX;
 use stated_shared::{
-    Bytes, Change, Commit, Content, Expect, Failure, FailureKind, LockId, SerialRule, StateName, Version,
+    Bytes, Change, Commit, CommittedState, Content, Expect, Failure, FailureKind, LockId, SerialRule, StateName,
+    Version,
 };
 
 use super::views::CommittedView;
@@ -65,11 +66,12 @@ impl Put {
     }
 }
 
-fn read(file: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
+/// The content of a file, or of standard input.
+pub(super) fn read(file: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
     let (source, name): (Box<dyn Read>, String) = match file {
         Some(path) if path.as_os_str() != "-" => {
             let name = path.display().to_string();
-            (Box::new(File::open(&path).map_err(|error| failure::local(format!("open {name}"), &error))?), name)
+            (Box::new(File::open(&path).map_err(|error| failure::file("open", &path, &error))?), name)
         }
         _ => (Box::new(std::io::stdin().lock()), "standard input".to_owned()),
     };
@@ -88,12 +90,14 @@ fn read(file: Option<PathBuf>) -> Result<Vec<u8>, Failure> {
 /// Commits one change and prints the version that it left.
 pub(super) fn write(client: &mut Client, commit: Commit, context: &Context) -> Result<u8, Failure> {
     let committed = client.commit(commit)?;
-    for state in &committed.states {
-        if context.output.json {
-            context.output.print_object(&CommittedView::from(state))?;
-        } else {
-            context.output.print(&format!("{}@{}", state.state, state.version))?;
-        }
-    }
+    committed.states.iter().try_for_each(|state| print(state, context))?;
     Ok(0)
+}
+
+/// Prints `STATE@N`, or the object that stands for it.
+pub(super) fn print(state: &CommittedState, context: &Context) -> Result<(), Failure> {
+    if context.output.json {
+        return context.output.print_object(&CommittedView::from(state));
+    }
+    context.output.print(&format!("{}@{}", state.state, state.version))
 }

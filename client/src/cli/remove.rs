@@ -7,6 +7,11 @@ use super::{Context, args, put};
 
 /// Remove a state; its history stays and a rollback brings it back
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl rm example/network -m 'moved to example/net'
+  statectl rollback example/network 3          brings it back
+
+The removal is a version; everything before it stays.")]
 pub(super) struct Remove {
     /// The state's name
     #[arg(value_parser = StateName::parse)]
@@ -23,6 +28,10 @@ pub(super) struct Remove {
 }
 
 impl Remove {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let expect = self.if_version.map_or(Expect::Any, Expect::Version);
         let commit = Commit {

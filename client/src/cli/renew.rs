@@ -10,6 +10,8 @@ use super::{Context, args, failure};
 
 /// Extend a lease; prints when it ends
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl renew \"$id\" --ttl 2h")]
 pub(super) struct Renew {
     /// The lease's ID
     #[arg(value_parser = LockId::parse)]

@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use stated_shared::{
     Bytes, Change, Commit, Content, Expect, Failure, FailureKind, LockId, Reply, Request, Selector, SerialRule,
     StateName, Version, VersionInfo,
 };
 
+use super::serial::with_serial;
 use super::{Context, args, failure, put};
 use crate::Client;
 
 /// Make an older version the newest again; prints STATE@N
 #[derive(Debug, Args)]
-#[command(after_help = "A Terraform state gets the serial after the current one, so that a plan made before counts as
+#[command(after_help = "Examples:
+  statectl rollback example/network 3 -m 'the change of today was wrong'
+
+A Terraform state gets the serial after the current one, so that a plan made before counts as
 stale; the other bytes stay. It fails (65) if somebody writes in between.")]
 pub(super) struct Rollback {
     /// The state's name
@@ -36,6 +38,10 @@ pub(super) struct Rollback {
 }
 
 impl Rollback {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.connect()?;
         let present = Present::read(&mut client, &self.state)?;
@@ -97,39 +103,5 @@ impl Present {
                 return Ok(Self { version: newest.version, removed: newest.content.is_none(), serial });
             }
         }
-    }
-}
-
-/// Replaces the top-level `serial`; every other byte stays as it is.
-fn with_serial(content: &[u8], serial: u64) -> Result<Vec<u8>, String> {
-    #[derive(Deserialize)]
-    struct Serial<'a> {
-        #[serde(borrow)]
-        serial: &'a RawValue,
-    }
-    let text = std::str::from_utf8(content).map_err(|error| error.to_string())?;
-    let old = serde_json::from_str::<Serial<'_>>(text).map_err(|error| error.to_string())?.serial.get();
-    // The raw value borrows from the text, so its place is the difference of the addresses.
-    let start = old.as_ptr() as usize - text.as_ptr() as usize;
-    let rest = start + old.len();
-    Ok([&content[..start], serial.to_string().as_bytes(), &content[rest..]].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_top_serial_changes() {
-        let old = br#"{ "outputs": {"serial": 3}, "serial" : 9 , "x":"\"serial\": 9"}"#;
-        let new = br#"{ "outputs": {"serial": 3}, "serial" : 10 , "x":"\"serial\": 9"}"#;
-        assert_eq!(with_serial(old, 10).unwrap(), new);
-    }
-
-    #[test]
-    fn without_one_clear_serial_nothing_is_guessed() {
-        assert!(with_serial(b"{}", 1).is_err());
-        assert!(with_serial(br#"{"serial":1,"serial":2}"#, 3).is_err());
-        assert!(with_serial(b"\xff", 1).is_err());
     }
 }

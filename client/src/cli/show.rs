@@ -9,6 +9,9 @@ use crate::printable::printable;
 
 /// Show a version's facts without its content
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl show example/network
+  statectl show example/network@3 --json | jq -r .sha256")]
 pub(super) struct Show {
     /// The state, or one version of it
     #[arg(value_name = "STATE[@N|@TAG]", value_parser = args::selector)]
@@ -16,6 +19,10 @@ pub(super) struct Show {
 }
 
 impl Show {
+    pub(super) fn state(&self) -> &StateName {
+        &self.state.0
+    }
+
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let (state, at) = self.state;
         let info = match context.connect()?.call(&Request::Show { state, at })? {
@@ -26,6 +33,7 @@ impl Show {
             context.output.print_object(&VersionView::from(&info))?;
             return Ok(0);
         }
+        context.output.page();
         let mut lines = vec![
             ("version", format!("{}@{}", info.state, info.version)),
             ("time", format!("{} ({})", views::time(info.time), table::ago(info.time))),
@@ -50,7 +58,8 @@ impl Show {
         lines.extend(info.message.clone().map(|message| ("message", message)));
         lines.extend(info.labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
         for (key, value) in lines {
-            context.output.print(&printable(&format!("{key:<8} {value}")))?;
+            let key = context.output.paint("1", &format!("{key:<8}"));
+            context.output.print(&format!("{key} {}", printable(&value)))?;
         }
         Ok(0)
     }

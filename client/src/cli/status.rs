@@ -10,6 +10,11 @@ use crate::{Client, ConnectOptions};
 
 /// Show the daemon's own facts; never starts one
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl status
+  statectl status --json | jq .grants
+
+Without a daemon it fails with 69. What is wrong then: statectl doctor.")]
 pub(super) struct Status {}
 
 #[derive(Serialize)]
@@ -87,7 +92,8 @@ impl Status {
         ];
         let notes = info.notes.iter().map(|note| ("note", note.clone()));
         for (key, value) in lines.into_iter().chain(notes) {
-            context.output.print(&printable(&format!("{key:<10} {value}")))?;
+            let key = context.output.paint("1", &format!("{key:<10}"));
+            context.output.print(&format!("{key} {}", printable(&value)))?;
         }
         Ok(0)
     }

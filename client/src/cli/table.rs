@@ -2,27 +2,52 @@
 
 use std::time::{Duration, SystemTime};
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 use stated_shared::{Failure, LockInfo, Timestamp, VersionInfo};
 
 use super::output::Output;
 use crate::printable::printable;
 
-/// Prints rows under headings, without borders; nothing where there are no rows.
+/// What stands for the size of a removal.
+pub(super) const REMOVED: &str = "removed";
+
+/// Prints rows under headings, without borders, through the pager; nothing where there are no rows.
 pub(super) fn print(
     output: &Output,
     headings: &[&str],
     numbers: &[usize],
     rows: Vec<Vec<String>>,
 ) -> Result<(), Failure> {
+    print_marked(output, headings, numbers, rows, |_, _| None)
+}
+
+/// As [`print`], with a colour for some cells, by their column and text.
+pub(super) fn print_marked(
+    output: &Output,
+    headings: &[&str],
+    numbers: &[usize],
+    rows: Vec<Vec<String>>,
+    mark: impl Fn(usize, &str) -> Option<Color>,
+) -> Result<(), Failure> {
     if rows.is_empty() {
         return Ok(());
     }
+    output.page();
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(headings.iter().copied());
-    // A cell is one line, whatever somebody wrote into a message.
-    let cell = |text: String| printable(&text).replace('\n', " ");
-    table.add_rows(rows.into_iter().map(|row| row.into_iter().map(cell).collect::<Vec<_>>()));
+    table.load_style(presets::NOTHING).force_no_tty();
+    if output.colors() {
+        table.enforce_styling();
+    }
+    table.set_header(headings.iter().map(|heading| Cell::new(heading).add_attribute(Attribute::Bold)));
+    let cell = |(column, text): (usize, String)| {
+        // A cell is one line, whatever somebody wrote into a message.
+        let cell = Cell::new(printable(&text).replace('\n', " "));
+        match mark(column, &text) {
+            Some(color) => cell.fg(color),
+            None => cell,
+        }
+    };
+    table.add_rows(rows.into_iter().map(|row| row.into_iter().enumerate().map(cell).collect::<Vec<_>>()));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -67,7 +92,7 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// The size of a version's content, or that it is a removal.
 pub(super) fn version_size(info: &VersionInfo) -> String {
-    info.content.as_ref().map_or_else(|| "removed".to_owned(), |content| size(content.size_bytes))
+    info.content.as_ref().map_or_else(|| REMOVED.to_owned(), |content| size(content.size_bytes))
 }
 
 /// Who holds a lock, for what, since when.

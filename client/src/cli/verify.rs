@@ -9,6 +9,10 @@ use super::failure;
 
 /// Read everything that is stored, up to the last durable record, and name what is damaged
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  statectl verify
+
+Where something is damaged each place is printed, and the exit code is 74. Without a daemon: stated verify.")]
 pub(super) struct Verify {
     /// Read every payload too: what it does today in any case
     #[arg(long, hide = true)]

@@ -7,8 +7,8 @@ use stated_shared::limits::{CHUNK_LEN_MAX, CONTENT_LEN_MAX};
 use stated_shared::wire::{ClientFrame, ServerFrame, encode};
 use stated_shared::{Bytes, Failure, FailureKind, Lock, Reply, Request, Wait};
 
-use super::Client;
 use super::resume::{Link, is_passing};
+use super::{Client, Direction, Progress};
 use crate::connection::{Broken, Incoming};
 use crate::retry::Bound;
 
@@ -80,11 +80,15 @@ impl Client {
     }
 
     fn send_request(&mut self, number: u64, frame: &[u8], attachment: Attachment<'_>) -> Result<(), Broken> {
-        let connection = self.connection()?;
-        connection.send(frame, attachment.descriptor)?;
+        self.connection()?.send(frame, attachment.descriptor)?;
+        let total_bytes = attachment.contents.iter().map(|content| content.0.len() as u64).sum();
+        let mut done_bytes = 0;
         for content in attachment.contents {
             for piece in content.0.chunks(CHUNK_LEN_MAX) {
-                connection.send(&encode(&ClientFrame::Chunk { number, data: Bytes(piece.to_vec()) })?, None)?;
+                let chunk = encode(&ClientFrame::Chunk { number, data: Bytes(piece.to_vec()) })?;
+                self.connection()?.send(&chunk, None)?;
+                done_bytes += piece.len() as u64;
+                self.passed(Progress { direction: Direction::ToDaemon, done_bytes, total_bytes });
             }
         }
         Ok(())
@@ -124,6 +128,8 @@ impl Client {
                         return Err(malformed("in chunks of the wrong size"));
                     }
                     content.extend_from_slice(&data.0);
+                    let done_bytes = content.len() as u64;
+                    self.passed(Progress { direction: Direction::FromDaemon, done_bytes, total_bytes: size });
                 }
                 Incoming::Frame(ServerFrame::Cut { number: of, failure }) if of == number => {
                     return Err(Broken::Refused(*failure));
@@ -132,6 +138,12 @@ impl Client {
             }
         }
         Ok(content)
+    }
+
+    fn passed(&mut self, progress: Progress) {
+        if let Some(handler) = &mut self.progress {
+            handler(progress);
+        }
     }
 
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Incoming, Broken> {

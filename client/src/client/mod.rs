@@ -29,6 +29,29 @@ const INLINE_LEN_SUM_MAX: usize = 512 << 10;
 const KEPT_NOTICES_MAX: usize = 1024;
 
 type NoticeHandler = Box<dyn FnMut(&Notice) + Send>;
+type ProgressHandler = Box<dyn FnMut(Progress) + Send>;
+
+/// How much of the content of a commit or of a read has passed.
+///
+/// Over a lost connection a content begins again, and so does this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Which way.
+    pub direction: Direction,
+    /// Bytes that have passed; at the end all of them.
+    pub done_bytes: u64,
+    /// All bytes.
+    pub total_bytes: u64,
+}
+
+/// Which way a content passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// It is sent to the daemon.
+    ToDaemon,
+    /// It is read from the daemon.
+    FromDaemon,
+}
 
 /// One session with the daemon.
 ///
@@ -47,17 +70,23 @@ pub struct Client {
     /// Session locks that were granted and neither ended nor lost.
     held: BTreeSet<LockId>,
     handler: Option<NoticeHandler>,
+    progress: Option<ProgressHandler>,
     kept: Vec<Notice>,
 }
 
 impl Client {
     /// Finds the daemon, starting one where that is allowed, and opens a session.
     pub fn connect(options: &ConnectOptions) -> Result<Self, Failure> {
+        Self::connect_within(options, WELCOME_MAX)
+    }
+
+    /// As [`Client::connect`], waiting so long for a daemon that accepted.
+    pub(crate) fn connect_within(options: &ConnectOptions, welcome_max: Duration) -> Result<Self, Failure> {
         let mut session = [0; 16];
         getrandom::fill(&mut session)
             .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
         let hello = ClientHello { session: SessionId(session), exe: options.exe.clone(), features: Vec::new() };
-        let deadline = Instant::now() + WELCOME_MAX;
+        let deadline = Instant::now() + welcome_max;
         let mut pauses = Pauses::new();
         let mut daemon_said = None;
         loop {
@@ -78,6 +107,7 @@ impl Client {
                         number: 0,
                         held: BTreeSet::new(),
                         handler: None,
+                        progress: None,
                         kept: Vec::new(),
                     });
                 }
@@ -115,6 +145,11 @@ impl Client {
     /// Calls the handler with each notice as it arrives, during calls and in [`Client::poll_notices`].
     pub fn on_notice(&mut self, handler: Box<dyn FnMut(&Notice) + Send>) {
         self.handler = Some(handler);
+    }
+
+    /// Calls the handler as contents that are too long for one frame pass.
+    pub fn on_progress(&mut self, handler: Box<dyn FnMut(Progress) + Send>) {
+        self.progress = Some(handler);
     }
 
     /// Asks, and waits for the answer.

@@ -81,7 +81,9 @@ impl LockDocument {
 #[cfg(fuzzing)]
 pub fn fuzz_bodies(bytes: &[u8]) {
     if let Ok(document) = LockDocument::parse(bytes) {
-        assert!(document.operation().chars().count().clamp(1, OPERATION_LEN_MAX) == document.operation().chars().count());
+        assert!(
+            document.operation().chars().count().clamp(1, OPERATION_LEN_MAX) == document.operation().chars().count()
+        );
         assert!(document.reason().is_none_or(|reason| (1..=MESSAGE_LEN_MAX).contains(&reason.len())));
         let id = LockDocument::parse(json!({ "ID": format!("{} held by alice", document.id) }).to_string().as_bytes());
         assert_eq!(id.expect("a decorated ID").id, document.id);

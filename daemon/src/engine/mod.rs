@@ -23,9 +23,9 @@ mod watermark;
 pub use budget::{ContentBudget, ContentPermit};
 pub use handle::{Engine, Facts};
 pub use outbox::Outbox;
+pub use owner::Halt;
 #[cfg(fuzzing)]
 pub use record::fuzz_record;
-pub use owner::Halt;
 pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
 pub use start::{Beginning, Ended, Replay, StartError, start};
 pub use verify::verify_offline;

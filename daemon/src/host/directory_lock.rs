@@ -140,6 +140,11 @@ impl DirectoryLock {
     }
 }
 
+/// The network filesystem that a directory is on: its locks could not be relied on there.
+pub fn network_filesystem_of(dir: &Path) -> io::Result<Option<&'static str>> {
+    Ok(network_filesystem(rustix::fs::statfs(dir)?.f_type as u64))
+}
+
 fn network_filesystem(magic: u64) -> Option<&'static str> {
     // The kernel's word is 32 bits wide; some targets extend its sign.
     let magic = magic & 0xffff_ffff;

@@ -17,7 +17,7 @@ mod system_call;
 mod user;
 
 pub use clock::{BootId, Clock};
-pub use directory_lock::{DirectoryLock, DirectoryLockError};
+pub use directory_lock::{DirectoryLock, DirectoryLockError, network_filesystem_of};
 pub use entropy::fill_random;
 pub use grant_table::{GrantTable, GrantTableError, Loaded, Origin};
 pub use hardening::{harden, raise_descriptor_limit};

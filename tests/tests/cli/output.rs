@@ -109,6 +109,19 @@ fn a_failure_under_json_ends_standard_error_with_one_object() {
         (&["put", "a", "--if-absent", "--json"], 65, "conflict"),
         (&["put", "a//b", "--json"], 2, "usage"),
         (&["frobnicate", "--json"], 2, "usage"),
+        (&["--json"], 2, "usage"),
+        (&["put", "a", "/no/such/file", "--json"], 1, "other"),
+        (&["get", "a", "-o", "/no/such/directory/x", "--json"], 1, "other"),
+        (&["get", "a@9", "--json"], 66, "not-found"),
+        (&["rollback", "a", "9", "--json"], 66, "not-found"),
+        (&["log", "b", "--json"], 66, "not-found"),
+        (&["diff", "b", "--json"], 66, "not-found"),
+        (&["rm", "b", "--json"], 66, "not-found"),
+        (&["renew", "gone", "--json"], 66, "not-found"),
+        (&["audit", "--user", "nobody-of-that-name", "--json"], 2, "usage"),
+        (&["ls", "a[", "--json"], 2, "usage"),
+        (&["exec", "--state", "a", "--json", "--", "/no/such/program"], 127, "other"),
+        (&["man", "/dev/null/x", "--json"], 1, "other"),
         (&["lock", "-n", "x", "--json", "--", "true"], 75, "busy"),
         (&["lock", "-n", "-E", "9", "x", "--json", "--", "true"], 9, "busy"),
         (&["put", "x", "--lock", "gone", "--json"], 75, "busy"),
@@ -122,10 +135,37 @@ fn a_failure_under_json_ends_standard_error_with_one_object() {
         let error = refused.error();
         has_fields(&error, &["code", "kind", "message", "hint"]);
         assert_eq!((&error["code"], &error["kind"]), (&code.into(), &kind.into()), "{args:?}");
-        assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{args:?}");
+        for field in ["message", "hint"] {
+            assert!(error[field].as_str().is_some_and(|text| !text.is_empty()), "{args:?}: {error}");
+        }
         assert!(refused.stdout.is_empty(), "{args:?}");
     }
     host.run(["unlock", &lease]);
+}
+
+#[test]
+fn an_interrupt_is_told_to_programs_too() {
+    let host = Host::new();
+    let held = host.hold(&["x"]);
+    for args in [&["lock", "x", "--json", "--", "true"][..], &["lock", "--ttl", "1m", "x", "--json"]] {
+        let mut waiting = host.statectl(args).start();
+        waiting.says("waiting:");
+        waiting.signal(rustix::process::Signal::INT);
+        let ended = waiting.finish().code(130);
+        assert_eq!((&ended.error()["code"], &ended.error()["kind"]), (&130.into(), &"interrupted".into()), "{args:?}");
+    }
+    held.release().ok();
+}
+
+#[test]
+fn a_mistyped_name_is_answered_with_the_one_that_exists() {
+    let host = Host::new();
+    host.put("example/network", b"x");
+    for args in [&["get", "example/netwrok"][..], &["log", "exmaple/network"], &["rollback", "example/networks", "1"]] {
+        host.statectl(args).run().code(66).says("hint: did you mean example/network?");
+    }
+    let version = host.statectl(["get", "example/network@7"]).run().code(66);
+    assert!(!version.stderr.contains("did you mean"), "{}", version.stderr);
 }
 
 #[test]

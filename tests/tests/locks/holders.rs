@@ -155,6 +155,27 @@ fn with_on_lost_warn_the_command_goes_on() {
 }
 
 #[test]
+fn a_command_that_handles_no_sigterm_ends_by_it() {
+    let host = Host::new();
+    for flags in [&["x"][..], &["-o", "x"], &["--on-lost", "term", "-s", "x"]] {
+        let mut held = host.hold(flags);
+        host.run(["break", "x"]);
+        held.wrapper.says("gets SIGTERM");
+        assert_eq!(held.wrapper.exit(), 128 + 15, "{flags:?}");
+        assert!(!held.child_runs());
+    }
+}
+
+#[test]
+fn an_unlock_from_elsewhere_is_a_loss_too() {
+    let host = Host::new();
+    let mut held = host.hold(&["x"]);
+    host.run(["unlock", &held.id]);
+    held.wrapper.says("the lock is lost");
+    assert_eq!(held.wrapper.exit(), 128 + 15);
+}
+
+#[test]
 fn break_with_an_id_does_not_hit_a_newer_lock() {
     let host = Host::new();
     let old = host.hold(&["x"]);

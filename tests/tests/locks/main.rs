@@ -5,3 +5,4 @@ mod holders;
 mod leases;
 mod queue;
 mod restarts;
+mod rights;

@@ -148,6 +148,21 @@ fn a_table_of_locks_that_vanished_in_a_crash_freezes_them() {
 }
 
 #[test]
+fn commands_whose_locks_went_with_their_table_get_sigterm_or_a_warning() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let (mut ended, mut warned) = (host.hold(&["x"]), host.hold(&["--on-lost", "warn", "y"]));
+    daemon.kill();
+    fs::remove_file(host.grant_table()).unwrap();
+    let _daemon = host.daemon();
+    ended.wrapper.says("the daemon restarted and does not know it any more; the command gets SIGTERM");
+    assert_eq!(ended.wrapper.exit(), 128 + 15);
+    warned.wrapper.says("the daemon restarted and does not know it any more; the command goes on");
+    assert!(warned.child_runs());
+    warned.release().ok();
+}
+
+#[test]
 fn a_table_of_locks_that_vanished_after_a_clean_stop_was_of_no_use() {
     let host = Host::new();
     host.daemon().stop();

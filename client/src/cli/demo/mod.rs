@@ -15,11 +15,12 @@ use stage::{Expected, Stage};
 
 /// Show locks, versions, encryption and Terraform at work, in a temporary directory
 #[derive(Debug, Args)]
-#[command(
-    after_help = "It starts a daemon of its own with a key and a home directory of its own, and removes all of it at
+#[command(after_help = "Examples:
+  statectl demo
+
+It starts a daemon of its own with a key and a home directory of its own, and removes all of it at
 the end. Your states, your key and your daemon are not touched, and nothing is downloaded. Where
-terraform is on PATH, it is run too."
-)]
+terraform is on PATH, it is run too.")]
 pub(super) struct Demo {
     /// Play in this directory, which must be empty or missing, and keep it
     #[arg(long, value_name = "DIR")]

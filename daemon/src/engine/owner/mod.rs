@@ -333,6 +333,7 @@ impl Owner {
             Ask::Break { .. } => format!("broken by {}", stated_shared::Actor::from(&actor)),
             _ => String::new(),
         };
+        let unlocked = self.unlocked_elsewhere(session, &submission.ask);
         // The names of a grant that is ended are gone afterwards.
         let names = self.names_of(&submission.ask);
         let recorded = decision.steps.iter().any(|step| matches!(step, Step::Record(_)));
@@ -347,6 +348,9 @@ impl Owner {
         };
         if !matches!(verdict, Verdict::Refuse(_)) {
             self.tell_broken(&prepared, &broken);
+            if let Some((holder, id)) = unlocked {
+                self.tell_lost(holder, &id, &format!("unlocked by {}", stated_shared::Actor::from(&actor)));
+            }
             self.fold(prepared)?;
             self.batch.rooms.extend(submission.room);
         }
@@ -363,6 +367,13 @@ impl Owner {
             }
         }
         Ok(())
+    }
+
+    /// The holder, and its grant, that another session of the same user is about to end.
+    fn unlocked_elsewhere(&self, session: SessionId, ask: &Ask) -> Option<(SessionId, LockId)> {
+        let Ask::Unlock { id } = ask else { return None };
+        let holder = self.parts.machine.locks().grant(id)?.session();
+        (holder != session).then(|| (holder, id.clone()))
     }
 
     /// The names of the grant that an ask is about; one unknown name where there is no such grant.
