@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
+use crate::disk::{Disk, RealDisk};
 use crate::engine::{self, Beginning, Facts, Halt, Replay, StartError};
 use crate::host::{self, Clock, DirectoryLock, GrantTable, Socket, Supervisor, Users};
 use crate::journal::{Ended, LocalJournal, OpenError, OpenMode, Presence, presence};
@@ -127,7 +128,8 @@ struct OpenedDirectory {
 
 /// Opens keyring and journal; the log is replayed and checked on the way.
 fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure> {
-    let repository = match presence(&settings.state_dir).map_err(open_failure)? {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let repository = match presence(&*disk, &settings.state_dir).map_err(open_failure)? {
         Presence::Present(repository) => repository,
         Presence::Absent => {
             let dir = settings.state_dir.display();
@@ -138,14 +140,14 @@ fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure>
     let identities = identities(settings)?;
     let keys = settings.state_dir.join("keys");
     let (keyring, digest) =
-        Keyring::load(&keys, Generation(1), &identities).map_err(|error| keyring_failure(&error, settings))?;
+        Keyring::load(&*disk, &keys, Generation(1), &identities).map_err(|error| keyring_failure(&error, settings))?;
     if keyring.repository() != repository {
         let message = format!("the keyring is of repository {}, and FORMAT of {repository}", keyring.repository());
         return Err(Failure::new(FailureKind::Storage, message).hint("one of them was copied from elsewhere"));
     }
     let vault = Arc::new(Vault::new(keyring, digest));
     let mut replay = Replay::new(Arc::clone(&vault));
-    let journal = LocalJournal::open(&settings.state_dir, repository, mode, &mut |record| replay.visit(record))
+    let journal = LocalJournal::open(&disk, &settings.state_dir, repository, mode, &mut |record| replay.visit(record))
         .map_err(open_failure)?;
     if let Ended::Torn { seq, file, offset_bytes } = journal.ended() {
         tracing::warn!(%seq, file, offset_bytes, "the last record was never acknowledged and is torn: it is dropped");
@@ -155,7 +157,7 @@ fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure>
 
 /// The first start: identity, keyring, then the empty journal, `FORMAT` last. Each step survives a crash after it.
 fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure> {
-    if presence(&settings.state_dir).map_err(open_failure)? != Presence::Absent {
+    if presence(&RealDisk, &settings.state_dir).map_err(open_failure)? != Presence::Absent {
         return Ok(None);
     }
     let keys = settings.state_dir.join("keys");
@@ -174,7 +176,7 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
         })?);
     }
     // An interrupted first start left a keyring that nothing refers to yet: it is taken up, or else in the way.
-    let (repository, recipients) = match Keyring::load(&keys, Generation(1), &identities) {
+    let (repository, recipients) = match Keyring::load(&RealDisk, &keys, Generation(1), &identities) {
         Ok((keyring, _)) => (keyring.repository(), keyring.recipients().to_vec()),
         Err(KeyringError::Missing(_)) => {
             let repository = RepositoryId(random()?);
@@ -182,12 +184,12 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
                 Keyring::new(Generation(1), repository, ChainKey::new(&mut random()?), recipients, clock.now())
                     .map_err(|error| keyring_failure(&error, settings))?;
             let sealed = keyring.seal().map_err(|error| keyring_failure(&error, settings))?;
-            sealed.write(&keys, Generation(1)).map_err(|error| keyring_failure(&error, settings))?;
+            sealed.write(&RealDisk, &keys, Generation(1)).map_err(|error| keyring_failure(&error, settings))?;
             (repository, keyring.recipients().to_vec())
         }
         Err(error) => return Err(keyring_failure(&error, settings)),
     };
-    LocalJournal::create(&settings.state_dir, repository).map_err(open_failure)?;
+    LocalJournal::create(&RealDisk, &settings.state_dir, repository).map_err(open_failure)?;
     let recipients = recipients.iter().map(ToString::to_string).collect();
     Ok(Some(Founded { repository, new_identity, recipients }))
 }

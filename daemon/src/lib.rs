@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod host;
 pub mod journal;

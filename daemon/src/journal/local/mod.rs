@@ -19,7 +19,6 @@ mod reader;
 mod segment;
 mod tail;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +30,8 @@ use blobs::LocalBlobs;
 pub use format::{Presence, presence};
 use reader::LocalReader;
 
+use crate::disk::{DirLock, Disk};
+
 /// The journal of one state directory.
 pub struct LocalJournal {
     writer: Option<Writer>,
@@ -38,7 +39,7 @@ pub struct LocalJournal {
     blobs: Arc<LocalBlobs>,
     ended: Ended,
     /// Held for its lock.
-    _log_dir: File,
+    _log_dir: DirLock,
 }
 
 impl LocalJournal {
@@ -46,16 +47,22 @@ impl LocalJournal {
     ///
     /// `dir` exists. A directory in which an earlier `create` was interrupted is completed; whatever already holds a
     /// record or a blob without a `FORMAT` is damage, and left alone.
-    pub fn create(dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
-        format::create(dir, repository)
+    pub fn create(disk: &dyn Disk, dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
+        format::create(disk, dir, repository)
     }
 
     /// Opens what [`LocalJournal::create`] made; `visit` sees every record in order.
     ///
     /// `Err` means that nothing was changed. The journal of a first start that died before its first record has none:
     /// that is so only while its one log file holds zeros (or a torn record 1), never where a file is missing.
-    pub fn open(dir: &Path, repository: RepositoryId, mode: OpenMode, visit: Visitor<'_>) -> Result<Self, OpenError> {
-        open::open(dir, repository, mode, visit)
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        repository: RepositoryId,
+        mode: OpenMode,
+        visit: Visitor<'_>,
+    ) -> Result<Self, OpenError> {
+        open::open(disk, dir, repository, mode, visit)
     }
 
     /// How the log ended when it was opened.
