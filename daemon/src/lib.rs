@@ -8,4 +8,6 @@ pub mod host;
 pub mod journal;
 pub mod machine;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod vault;

@@ -4,6 +4,8 @@
 //! before it is synced, neither a file's bytes nor an entry of a directory. Files have mode 0600, directories 0700.
 
 mod real;
+#[cfg(test)]
+pub(crate) mod sim;
 
 use std::ffi::OsString;
 use std::io;

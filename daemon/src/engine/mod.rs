@@ -15,6 +15,8 @@ mod record;
 mod service;
 mod stage;
 mod start;
+#[cfg(test)]
+mod stepped;
 mod store;
 mod verify;
 mod watermark;
@@ -25,4 +27,6 @@ pub use outbox::Outbox;
 pub use owner::Halt;
 pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
 pub use start::{Beginning, Ended, Replay, StartError, start};
+#[cfg(test)]
+pub(crate) use stepped::Stepped;
 pub use verify::verify_offline;

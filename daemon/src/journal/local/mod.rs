@@ -65,6 +65,12 @@ impl LocalJournal {
         open::open(disk, dir, repository, mode, visit)
     }
 
+    /// Begins a new log file far earlier than usual, so that a test meets it often.
+    #[cfg(test)]
+    pub(crate) fn shorten_segments(&mut self, segment_len: u64) {
+        self.writer.as_mut().expect("it was opened to be written").segment_len = segment_len;
+    }
+
     /// How the log ended when it was opened.
     pub fn ended(&self) -> &Ended {
         &self.ended

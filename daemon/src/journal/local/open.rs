@@ -66,7 +66,11 @@ pub(super) fn open(
         Some(RecordKind::Batch) => Ended::Open,
     };
     let segment = match mode {
-        OpenMode::Repair => Some(repair(&**disk, &log_dir, &last)?),
+        OpenMode::Repair => {
+            // A first start may have died after it named FORMAT, and before that was durable.
+            disk.sync_dir(dir).map_err(|source| OpenError::Io { path: dir.to_path_buf(), source })?;
+            Some(repair(&**disk, &log_dir, &last)?)
+        }
         OpenMode::ReadOnly => None,
     };
     let torn_left = last.torn && mode == OpenMode::ReadOnly;
