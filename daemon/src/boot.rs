@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
+use crate::disk::{Disk, RealDisk};
 use crate::engine::{self, Beginning, Facts, Halt, Replay, StartError};
 use crate::host::{self, Clock, DirectoryLock, GrantTable, Socket, Supervisor, Users};
 use crate::journal::{Ended, LocalJournal, OpenError, OpenMode, Presence, presence};
@@ -44,11 +45,12 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     harden()?;
     let held = take(&settings.state_dir)?;
     let clock = clock()?;
-    let founded = found(&settings, &clock)?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    let founded = found(&*disk, &settings, &clock)?;
     if let Some(founded) = &founded {
         announce(&settings, founded);
     }
-    let opened = open(&settings, OpenMode::Repair)?;
+    let opened = open(&disk, &settings, &identities(&settings)?, OpenMode::Repair)?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
     let socket = match Socket::activated().map_err(|error| error.failure())? {
         Some(socket) => socket,
@@ -108,13 +110,15 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
 /// Makes a new repository where there is none yet; `None` where there is one.
 pub fn init(settings: &Settings) -> Result<Option<Founded>, Failure> {
     let _held = take(&settings.state_dir)?;
-    found(settings, &clock()?)
+    found(&RealDisk, settings, &clock()?)
 }
 
 /// Reads everything and names what is damaged; changes nothing.
 pub fn verify(settings: &Settings) -> Result<(u64, Vec<Damage>), Failure> {
     let _held = take_existing(&settings.state_dir)?;
-    let opened = open(settings, OpenMode::ReadOnly)?;
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    present(&*disk, settings)?;
+    let opened = open(&disk, settings, &identities(settings)?, OpenMode::ReadOnly)?;
     let found = engine::verify_offline(&opened.replay, &opened.journal, &settings.state_dir);
     Ok((found.records, found.damage))
 }
@@ -132,7 +136,7 @@ pub struct Inspected {
 /// changes nothing.
 pub fn inspect(settings: &Settings) -> Vec<Inspected> {
     let dir = &settings.state_dir;
-    let presence = presence(dir).map_err(open_failure);
+    let presence = presence(&RealDisk, dir).map_err(open_failure);
     let is_new = matches!(presence, Ok(Presence::Absent));
     let key = if is_new && !settings.identity_is_configured && !settings.identity.exists() {
         None
@@ -165,7 +169,7 @@ pub fn inspect(settings: &Settings) -> Vec<Inspected> {
 
 /// Whether the key opens the keyring of this repository.
 fn open_keyring(settings: &Settings, identities: &Identities, repository: RepositoryId) -> Result<String, Failure> {
-    let (keyring, _) = Keyring::load(&settings.state_dir.join("keys"), Generation(1), identities)
+    let (keyring, _) = Keyring::load(&RealDisk, &settings.state_dir.join("keys"), Generation(1), identities)
         .map_err(|error| keyring_failure(&error, settings))?;
     if keyring.repository() != repository {
         return Err(foreign_keyring(keyring.repository(), repository));
@@ -194,32 +198,29 @@ fn filesystem(dir: &Path) -> Result<String, Failure> {
     }
 }
 
-struct OpenedDirectory {
-    replay: Replay,
-    journal: LocalJournal,
-    vault: Arc<Vault>,
+pub(crate) struct OpenedDirectory {
+    pub replay: Replay,
+    pub journal: LocalJournal,
+    pub vault: Arc<Vault>,
 }
 
 /// Opens keyring and journal; the log is replayed and checked on the way.
-fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure> {
-    let repository = match presence(&settings.state_dir).map_err(open_failure)? {
-        Presence::Present(repository) => repository,
-        Presence::Absent => {
-            let dir = settings.state_dir.display();
-            return Err(Failure::new(FailureKind::NotFound, format!("{dir} holds no repository"))
-                .hint("make one with: stated init"));
-        }
-    };
-    let identities = identities(settings)?;
+pub(crate) fn open(
+    disk: &Arc<dyn Disk>,
+    settings: &Settings,
+    identities: &Identities,
+    mode: OpenMode,
+) -> Result<OpenedDirectory, Failure> {
+    let repository = present(&**disk, settings)?;
     let keys = settings.state_dir.join("keys");
     let (keyring, digest) =
-        Keyring::load(&keys, Generation(1), &identities).map_err(|error| keyring_failure(&error, settings))?;
+        Keyring::load(&**disk, &keys, Generation(1), identities).map_err(|error| keyring_failure(&error, settings))?;
     if keyring.repository() != repository {
         return Err(foreign_keyring(keyring.repository(), repository));
     }
     let vault = Arc::new(Vault::new(keyring, digest));
     let mut replay = Replay::new(Arc::clone(&vault));
-    let journal = LocalJournal::open(&settings.state_dir, repository, mode, &mut |record| replay.visit(record))
+    let journal = LocalJournal::open(disk, &settings.state_dir, repository, mode, &mut |record| replay.visit(record))
         .map_err(open_failure)?;
     if let Ended::Torn { seq, file, offset_bytes } = journal.ended() {
         tracing::warn!(%seq, file, offset_bytes, "the last record was never acknowledged and is torn: it is dropped");
@@ -227,13 +228,23 @@ fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure>
     Ok(OpenedDirectory { replay, journal, vault })
 }
 
-/// The first start: identity, keyring, then the empty journal, `FORMAT` last. Each step survives a crash after it.
-fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure> {
-    if presence(&settings.state_dir).map_err(open_failure)? != Presence::Absent {
+/// The repository that is there.
+fn present(disk: &dyn Disk, settings: &Settings) -> Result<RepositoryId, Failure> {
+    match presence(disk, &settings.state_dir).map_err(open_failure)? {
+        Presence::Present(repository) => Ok(repository),
+        Presence::Absent => {
+            let dir = settings.state_dir.display();
+            Err(Failure::new(FailureKind::NotFound, format!("{dir} holds no repository"))
+                .hint("make one with: stated init"))
+        }
+    }
+}
+
+/// The first start: the identity, then the repository.
+fn found(disk: &dyn Disk, settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure> {
+    if presence(disk, &settings.state_dir).map_err(open_failure)? != Presence::Absent {
         return Ok(None);
     }
-    let keys = settings.state_dir.join("keys");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(|error| storage(&keys, "make", &error))?;
     let new_identity = !settings.identity_is_configured && !settings.identity.exists();
     if new_identity {
         vault::create_identity(&settings.identity, clock.now())
@@ -247,23 +258,44 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
                 .hint("a recipient is a public key such as age1…, as age-keygen -y prints it")
         })?);
     }
+    let (repository, recipients) = found_repository(disk, settings, &identities, recipients, clock)?;
+    let recipients = recipients.iter().map(ToString::to_string).collect();
+    Ok(Some(Founded { repository, new_identity, recipients }))
+}
+
+/// The keyring, then the empty journal, `FORMAT` last. Each step survives a crash after it.
+pub(crate) fn found_repository(
+    disk: &dyn Disk,
+    settings: &Settings,
+    identities: &Identities,
+    recipients: Vec<Recipient>,
+    clock: &Clock,
+) -> Result<(RepositoryId, Vec<Recipient>), Failure> {
+    let keys = settings.state_dir.join("keys");
+    match disk.create_dir(&keys) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(storage(&keys, "make", &error)),
+        _ => {}
+    }
     // An interrupted first start left a keyring that nothing refers to yet: it is taken up, or else in the way.
-    let (repository, recipients) = match Keyring::load(&keys, Generation(1), &identities) {
-        Ok((keyring, _)) => (keyring.repository(), keyring.recipients().to_vec()),
+    let (repository, recipients) = match Keyring::load(disk, &keys, Generation(1), identities) {
+        Ok((keyring, _)) => {
+            // It may have died before its directory was synced, and nothing may outlive the keyring.
+            disk.sync_dir(&keys).map_err(|error| storage(&keys, "sync", &error))?;
+            (keyring.repository(), keyring.recipients().to_vec())
+        }
         Err(KeyringError::Missing(_)) => {
             let repository = RepositoryId(random()?);
             let keyring =
                 Keyring::new(Generation(1), repository, ChainKey::new(&mut random()?), recipients, clock.now())
                     .map_err(|error| keyring_failure(&error, settings))?;
             let sealed = keyring.seal().map_err(|error| keyring_failure(&error, settings))?;
-            sealed.write(&keys, Generation(1)).map_err(|error| keyring_failure(&error, settings))?;
+            sealed.write(disk, &keys, Generation(1)).map_err(|error| keyring_failure(&error, settings))?;
             (repository, keyring.recipients().to_vec())
         }
         Err(error) => return Err(keyring_failure(&error, settings)),
     };
-    LocalJournal::create(&settings.state_dir, repository).map_err(open_failure)?;
-    let recipients = recipients.iter().map(ToString::to_string).collect();
-    Ok(Some(Founded { repository, new_identity, recipients }))
+    LocalJournal::create(disk, &settings.state_dir, repository).map_err(open_failure)?;
+    Ok((repository, recipients))
 }
 
 fn announce(settings: &Settings, founded: &Founded) {
@@ -352,7 +384,7 @@ fn own_actor(users: &Users) -> Actor {
     }
 }
 
-fn open_failure(error: OpenError) -> Failure {
+pub(crate) fn open_failure(error: OpenError) -> Failure {
     let failure = Failure::new(FailureKind::Storage, chain(&error));
     match error {
         OpenError::Damaged { .. } => failure.hint(

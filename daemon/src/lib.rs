@@ -2,9 +2,12 @@
 
 pub mod boot;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod host;
 pub mod journal;
 pub mod machine;
 pub mod session;
+#[cfg(test)]
+mod simulation;
 pub mod vault;

@@ -4,8 +4,10 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+use stated::disk::{Disk, RealDisk};
 use stated::journal::{BlobId, Journal, LocalJournal, OpenMode, Record, RecordKind};
 use stated::vault::{ChainKey, Keyring, Vault, create_identity, load_identities, sha256};
 use stated_shared::{Digest, Generation, RepositoryId, Seq, Timestamp};
@@ -24,6 +26,10 @@ const NAMES: [&str; 8] = [
     "x,\"path\":\"/etc\"}",
     "*",
 ];
+
+fn disk() -> Arc<dyn Disk> {
+    Arc::new(RealDisk)
+}
 
 /// A state directory being written, and what must come out of it.
 struct Fixture {
@@ -50,13 +56,13 @@ impl Fixture {
         fs::create_dir_all(&keys).unwrap();
         let chain_key = ChainKey::new(&mut [9; 32]);
         let keyring = Keyring::new(Generation(1), REPOSITORY, chain_key, vec![recipient], CREATED).unwrap();
-        keyring.seal().unwrap().write(&keys, Generation(1)).unwrap();
+        keyring.seal().unwrap().write(&RealDisk, &keys, Generation(1)).unwrap();
         let identities = load_identities(&dir.path().join("my.key")).unwrap();
-        let (keyring, digest) = Keyring::load(&keys, Generation(1), &identities).unwrap();
-        LocalJournal::create(&state_dir, REPOSITORY).unwrap();
+        let (keyring, digest) = Keyring::load(&RealDisk, &keys, Generation(1), &identities).unwrap();
+        LocalJournal::create(&RealDisk, &state_dir, REPOSITORY).unwrap();
         let vault = Vault::new(keyring, digest);
         let visit = &mut |_: &Record| unreachable!();
-        let journal = LocalJournal::open(&state_dir, REPOSITORY, OpenMode::Repair, visit).unwrap();
+        let journal = LocalJournal::open(&disk(), &state_dir, REPOSITORY, OpenMode::Repair, visit).unwrap();
         let mut fixture = Self { dir, vault, journal: Some(journal), mac: Digest::ZERO, expected: Vec::new() };
         let founded = json!({"founded": {"repository": REPOSITORY, "generation": 1, "keyring": digest}});
         fixture.append(&[founded], b"", false);
@@ -237,7 +243,7 @@ fn a_log_of_several_files_is_read_in_order() {
     fs::write(log.join("0000000000000001.log"), first).unwrap();
     fs::write(log.join("0000000000000005.log"), second).unwrap();
     let visit = &mut |_: &Record| Ok(RecordKind::Batch);
-    LocalJournal::open(&fixture.state_dir(), REPOSITORY, OpenMode::ReadOnly, visit).unwrap();
+    LocalJournal::open(&disk(), &fixture.state_dir(), REPOSITORY, OpenMode::ReadOnly, visit).unwrap();
     let out = fixture.dir.path().join("out");
     ok(&fixture.recover(&out));
     assert_eq!(fixture.check(&out), []);

@@ -64,9 +64,9 @@ pub(super) struct Shared {
 }
 
 /// A commit whose contents are staged.
-struct StagedCommit {
-    ask: CommitAsk,
-    payloads: BTreeMap<StateName, Vec<u8>>,
+pub(super) struct StagedCommit {
+    pub ask: CommitAsk,
+    pub payloads: BTreeMap<StateName, Vec<u8>>,
 }
 
 impl Engine {
@@ -367,7 +367,7 @@ struct Asked {
 
 impl Shared {
     /// Hashes and compresses the contents; large payloads become durable blobs.
-    fn stage(&self, commit: Commit) -> Result<StagedCommit, Failure> {
+    pub(super) fn stage(&self, commit: Commit) -> Result<StagedCommit, Failure> {
         let mut changes = Vec::with_capacity(commit.changes.len());
         let mut payloads = BTreeMap::new();
         let mut inline_len = 0;

@@ -16,6 +16,8 @@ mod record;
 mod service;
 mod stage;
 mod start;
+#[cfg(test)]
+mod stepped;
 mod store;
 mod verify;
 mod watermark;
@@ -28,4 +30,6 @@ pub use owner::Halt;
 pub use record::fuzz_record;
 pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
 pub use start::{Beginning, Ended, Replay, StartError, start};
+#[cfg(test)]
+pub(crate) use stepped::Stepped;
 pub use verify::verify_offline;

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::budget::ContentBudget;
 use super::grants::GrantBook;
 use super::handle::{self, Engine, Facts, Shared};
-use super::owner::{Halt, Owner, Parts};
+use super::owner::{Command, Halt, Owner, Parts};
 use super::record;
 use super::store::Store;
 use super::watermark::Watermark;
@@ -113,6 +113,26 @@ pub type Ended = oneshot::Receiver<Result<(), Halt>>;
 
 /// Makes the start durable, takes up the locks of before it, and runs the owner on a thread of its own.
 pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, Ended), StartError> {
+    let Begun { engine, owner, commands } = begin(beginning, tracker)?;
+    let (done, ended) = oneshot::channel();
+    let timers = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
+    let run = move || drop(done.send(timers.block_on(owner.run(commands))));
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one thread besides the runtime's: it blocks in the journal's syncs, which no task may"
+    )]
+    std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(StartError::Thread)?;
+    Ok((engine, ended))
+}
+
+/// An engine whose start is durable, and whose owner nobody runs yet.
+pub(super) struct Begun {
+    pub engine: Engine,
+    pub owner: Owner,
+    pub commands: mpsc::Receiver<Command>,
+}
+
+pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun, StartError> {
     let Beginning { replay, journal, clock, grants: (mut table, loaded), facts, budget, daemon } = beginning;
     let Replay { vault, machine, head, closed } = replay;
     let daemon = Actor::from(daemon);
@@ -165,16 +185,7 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
     let book = GrantBook::new(table, runtime, tracker.clone(), sender.downgrade());
     let mut owner = Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, daemon });
     owner.start(events, loaded.entries, frozen)?;
-
-    let (done, ended) = oneshot::channel();
-    let timers = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
-    let run = move || drop(done.send(timers.block_on(owner.run(commands))));
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one thread besides the runtime's: it blocks in the journal's syncs, which no task may"
-    )]
-    std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(StartError::Thread)?;
-    Ok((Engine { sender, shared }, ended))
+    Ok(Begun { engine: Engine { sender, shared }, owner, commands })
 }
 
 /// Removes blobs that no version refers to: what was written for a commit that never became durable.

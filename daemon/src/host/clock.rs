@@ -19,17 +19,43 @@ pub struct BootId(pub [u8; 16]);
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     boot: BootId,
+    #[cfg(test)]
+    held: Option<&'static Held>,
+}
+
+/// A time that stands still until a test moves it.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub struct Held {
+    /// The wall clock, in milliseconds.
+    pub wall_ms: std::sync::atomic::AtomicU64,
+    /// `CLOCK_BOOTTIME`, in milliseconds.
+    pub boottime_ms: std::sync::atomic::AtomicU64,
 }
 
 impl Clock {
     /// Reads which boot this is. Without it no deadline could be kept over a restart, so the start fails.
     pub fn of_host() -> io::Result<Self> {
-        Ok(Self { boot: read_boot_id(Path::new(BOOT_ID))? })
+        Ok(Self {
+            boot: read_boot_id(Path::new(BOOT_ID))?,
+            #[cfg(test)]
+            held: None,
+        })
+    }
+
+    /// A clock that a test moves.
+    #[cfg(test)]
+    pub fn held(boot: BootId, held: &'static Held) -> Self {
+        Self { boot, held: Some(held) }
     }
 
     /// Wall-clock time: what people read. It may jump either way.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     pub fn now(&self) -> Timestamp {
+        #[cfg(test)]
+        if let Some(held) = self.held {
+            return Timestamp(held.wall_ms.load(std::sync::atomic::Ordering::Relaxed));
+        }
         // Before 1970 means a host whose clock was never set: the epoch's own rule (last + 1) keeps order then.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -38,6 +64,10 @@ impl Clock {
     /// Milliseconds since the boot, suspended time included: what deadlines go by. It never jumps.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads this clock")]
     pub fn boottime_ms(&self) -> u64 {
+        #[cfg(test)]
+        if let Some(held) = self.held {
+            return held.boottime_ms.load(std::sync::atomic::Ordering::Relaxed);
+        }
         let time = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
         let nanoseconds = u64::try_from(time.tv_nsec).unwrap_or(0);

@@ -16,9 +16,13 @@ mod socket;
 mod system_call;
 mod user;
 
+#[cfg(test)]
+pub use clock::Held;
 pub use clock::{BootId, Clock};
 pub use directory_lock::{DirectoryLock, DirectoryLockError, network_filesystem_of};
 pub use entropy::fill_random;
+#[cfg(test)]
+pub use entropy::seeded;
 pub use grant_table::{GrantTable, GrantTableError, Loaded, Origin};
 pub use hardening::{harden, raise_descriptor_limit};
 pub use notify::Supervisor;

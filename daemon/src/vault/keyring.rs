@@ -4,9 +4,7 @@
 //! What is ours besides rides in comment lines, in one fixed order: a keyring is parsed, written again, and must match.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -18,6 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::identity::{Identities, Recipient};
 use super::seal::{SealError, Unsealed, open_age, seal_age};
 use super::{KEYRING_FILE_LEN_MAX, RECIPIENTS_MAX, sha256};
+use crate::disk::{Access, Disk};
 
 const TITLE: &str = "# stated keyring";
 
@@ -149,12 +148,15 @@ impl Keyring {
     /// Loads `keys/<generation>.age` and the SHA-256 of that file.
     ///
     /// What it says is only as true as the file: the caller compares the digest with the chained event's.
-    pub fn load(keys: &Path, generation: Generation, with: &Identities) -> Result<(Self, Digest), KeyringError> {
+    pub fn load(
+        disk: &dyn Disk,
+        keys: &Path,
+        generation: Generation,
+        with: &Identities,
+    ) -> Result<(Self, Digest), KeyringError> {
         let path = Self::path(keys, generation);
         let damaged = |what: String| KeyringError::Damaged { path: path.clone(), what };
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(KEYRING_FILE_LEN_MAX + 1).read_to_end(&mut bytes));
-        read.map_err(|source| match source.kind() {
+        let bytes = disk.read(&path, KEYRING_FILE_LEN_MAX + 1).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => KeyringError::Missing(path.clone()),
             _ => KeyringError::Io { path: path.clone(), source },
         })?;
@@ -212,7 +214,7 @@ impl SealedKeyring {
     /// Writes it to `keys/<generation>.age`, durably: afterwards it is there whole, or not at all.
     ///
     /// `keys` exists already. A keyring that is there is never replaced.
-    pub fn write(&self, keys: &Path, generation: Generation) -> Result<(), KeyringError> {
+    pub fn write(&self, disk: &dyn Disk, keys: &Path, generation: Generation) -> Result<(), KeyringError> {
         let path = Keyring::path(keys, generation);
         let tmp = keys.join(format!("{generation}.tmp"));
         let failed = |path: &Path| {
@@ -222,13 +224,11 @@ impl SealedKeyring {
                 _ => KeyringError::Io { path, source },
             }
         };
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&tmp).map_err(failed(&tmp))?;
-        file.write_all(&self.bytes).and_then(|()| file.sync_all()).map_err(failed(&tmp))?;
+        let file = disk.open(&tmp, Access::Replace).map_err(failed(&tmp))?;
+        file.write_at(&self.bytes, 0).and_then(|()| file.sync_all()).map_err(failed(&tmp))?;
         // Not rename(2) alone, which would replace a keyring in silence.
-        rustix::fs::renameat_with(rustix::fs::CWD, &tmp, rustix::fs::CWD, &path, rustix::fs::RenameFlags::NOREPLACE)
-            .map_err(|errno| failed(&path)(errno.into()))?;
-        fs::File::open(keys).and_then(|dir| dir.sync_all()).map_err(failed(keys))
+        disk.rename_new(&tmp, &path).map_err(failed(&path))?;
+        disk.sync_dir(keys).map_err(failed(keys))
     }
 }
 
@@ -256,9 +256,11 @@ impl fmt::Debug for Keyring {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+    use crate::disk::RealDisk;
 
     fn user() -> (Identities, Recipient) {
         let identities = Identities { keys: vec![x25519::Identity::generate()] };
@@ -277,15 +279,15 @@ mod tests {
         let ((alice, a), (bob, b), (eve, _)) = (user(), user(), user());
         let written = keyring(vec![a, b]);
         let sealed = written.seal().unwrap();
-        sealed.write(dir.path(), Generation(1)).unwrap();
+        sealed.write(&RealDisk, dir.path(), Generation(1)).unwrap();
         for user in [&alice, &bob] {
-            let (loaded, digest) = Keyring::load(dir.path(), Generation(1), user).unwrap();
+            let (loaded, digest) = Keyring::load(&RealDisk, dir.path(), Generation(1), user).unwrap();
             assert_eq!(digest, sealed.digest);
             assert_eq!(*loaded.text(), *written.text());
             assert_eq!(loaded.recipients(), written.recipients());
         }
-        assert!(matches!(Keyring::load(dir.path(), Generation(1), &eve), Err(KeyringError::NotOurs(_))));
-        assert!(matches!(Keyring::load(dir.path(), Generation(2), &alice), Err(KeyringError::Missing(_))));
+        assert!(matches!(Keyring::load(&RealDisk, dir.path(), Generation(1), &eve), Err(KeyringError::NotOurs(_))));
+        assert!(matches!(Keyring::load(&RealDisk, dir.path(), Generation(2), &alice), Err(KeyringError::Missing(_))));
         assert_eq!(fs::metadata(dir.path().join("1.age")).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
     }
@@ -295,9 +297,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (_, recipient) = user();
         let first = keyring(vec![recipient.clone()]).seal().unwrap();
-        first.write(dir.path(), Generation(1)).unwrap();
+        first.write(&RealDisk, dir.path(), Generation(1)).unwrap();
         let second = keyring(vec![recipient]).seal().unwrap();
-        assert!(matches!(second.write(dir.path(), Generation(1)), Err(KeyringError::Exists(_))));
+        assert!(matches!(second.write(&RealDisk, dir.path(), Generation(1)), Err(KeyringError::Exists(_))));
         assert_eq!(fs::read(dir.path().join("1.age")).unwrap(), first.bytes);
     }
 
@@ -310,11 +312,11 @@ mod tests {
             let mut bytes = sealed.bytes.clone();
             bytes[at] ^= 1;
             fs::write(dir.path().join("1.age"), &bytes).unwrap();
-            let error = Keyring::load(dir.path(), Generation(1), &alice).unwrap_err();
+            let error = Keyring::load(&RealDisk, dir.path(), Generation(1), &alice).unwrap_err();
             assert!(matches!(error, KeyringError::Damaged { .. } | KeyringError::NotOurs(_)), "byte {at}: {error}");
         }
         fs::write(dir.path().join("1.age"), &sealed.bytes[..sealed.bytes.len() - 1]).unwrap();
-        let error = Keyring::load(dir.path(), Generation(1), &alice).unwrap_err();
+        let error = Keyring::load(&RealDisk, dir.path(), Generation(1), &alice).unwrap_err();
         assert!(matches!(error, KeyringError::Damaged { .. }));
     }
 
@@ -322,8 +324,8 @@ mod tests {
     fn another_generations_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (alice, recipient) = user();
-        keyring(vec![recipient]).seal().unwrap().write(dir.path(), Generation(2)).unwrap();
-        let error = Keyring::load(dir.path(), Generation(2), &alice).unwrap_err();
+        keyring(vec![recipient]).seal().unwrap().write(&RealDisk, dir.path(), Generation(2)).unwrap();
+        let error = Keyring::load(&RealDisk, dir.path(), Generation(2), &alice).unwrap_err();
         assert!(matches!(error, KeyringError::Damaged { .. }));
     }
 

@@ -123,6 +123,15 @@ pub enum Halt {
     Entropy(#[source] std::io::Error),
 }
 
+/// What an owner does after a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Takes the next one.
+    Batch,
+    /// Closes.
+    Stop,
+}
+
 /// What a start hands over to the owner.
 pub(super) struct Parts {
     pub machine: Machine,
@@ -136,7 +145,7 @@ pub(super) struct Parts {
 }
 
 pub(super) struct Owner {
-    parts: Parts,
+    pub(super) parts: Parts,
     time: Time,
     batch: Batch,
     sessions: HashMap<SessionId, Connected>,
@@ -209,37 +218,49 @@ impl Owner {
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Halt> {
         loop {
             let wake = Duration::from_millis(self.wake_in_ms());
-            let mut next = tokio::select! {
+            let next = tokio::select! {
                 biased;
                 command = commands.recv() => Some(command.unwrap_or(Command::Stop)),
                 () = tokio::time::sleep(wake) => None,
             };
-            self.time = handle::time(&self.parts.clock);
-            let mut taken = 0;
-            let mut stop = false;
-            while let Some(command) = next {
-                if matches!(command, Command::Stop) {
-                    stop = true;
-                    break;
-                }
-                self.take(command)?;
-                taken += 1;
-                if taken >= BATCH_COMMANDS_MAX || self.batch.draft.len() >= BATCH_LEN_MAX {
-                    break;
-                }
-                next = commands.try_recv().ok();
-            }
-            self.pass_time()?;
-            self.settle()?;
-            if stop {
+            if self.take_batch(next, &mut commands)? == Next::Stop {
                 return self.close();
             }
-            self.finish(RecordKind::Batch)?;
         }
     }
 
+    /// Takes what is queued up to a batch, and makes it durable; where it is to stop, the last record does.
+    pub(super) fn take_batch(
+        &mut self,
+        mut next: Option<Command>,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<Next, Halt> {
+        self.time = handle::time(&self.parts.clock);
+        let mut taken = 0;
+        let mut stop = false;
+        while let Some(command) = next {
+            if matches!(command, Command::Stop) {
+                stop = true;
+                break;
+            }
+            self.take(command)?;
+            taken += 1;
+            if taken >= BATCH_COMMANDS_MAX || self.batch.draft.len() >= BATCH_LEN_MAX {
+                break;
+            }
+            next = commands.try_recv().ok();
+        }
+        self.pass_time()?;
+        self.settle()?;
+        if stop {
+            return Ok(Next::Stop);
+        }
+        self.finish(RecordKind::Batch)?;
+        Ok(Next::Batch)
+    }
+
     /// The last record; then nothing unsynced can follow.
-    fn close(mut self) -> Result<(), Halt> {
+    pub(super) fn close(mut self) -> Result<(), Halt> {
         while self.observations.due_boottime_ms().is_some() {
             self.flush_observations()?;
             self.finish(RecordKind::Batch)?;
@@ -263,7 +284,12 @@ impl Owner {
             Command::Read(reading) => {
                 let Reading { session, connection, number, read } = *reading;
                 let Some(outbox) = self.outbox(session, connection) else { return Ok(()) };
-                let answer = read(&self.parts.machine, &self.view());
+                // What is refused before it comes here may be a retry of what was done: then that is the answer.
+                let done = || {
+                    let actor = &self.sessions.get(&session)?.actor;
+                    self.parts.machine.recall(actor, number, self.time)
+                };
+                let answer = read(&self.parts.machine, &self.view()).or_else(|failure| done().unwrap_or(Err(failure)));
                 self.batch.told.push(Told::Reply(outbox, number, answer));
             }
             Command::Flush(done) => {

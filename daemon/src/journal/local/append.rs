@@ -1,28 +1,25 @@
 //! Appending: one write into durable zeros and one sync a record.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use stated_shared::Seq;
 
-#[cfg(test)]
-use super::super::limits::SECTOR_LEN;
 use super::super::limits::{RECORD_LEN_MAX, RESERVE_LEN, SEGMENT_LEN};
-#[cfg(test)]
-use super::super::memory::{Fault, Landed};
 use super::super::{AppendError, Fate, Record};
 use super::header::{HEADER_LEN_MAX, Header};
 use super::reader::LocalReader;
 use super::segment::{Segment, failed};
 use super::tail::lacks_a_sector;
+use crate::disk::Disk;
 
 /// A buffer larger than this is given back after its record.
 const BUFFER_KEPT_LEN: usize = 1 << 20;
 
 /// The owner's half of the log: where the next record goes.
 pub(super) struct Writer {
+    disk: Arc<dyn Disk>,
     pub(super) log_dir: PathBuf,
     pub(super) segment: Segment,
     pub(super) reader: Arc<LocalReader>,
@@ -31,14 +28,13 @@ pub(super) struct Writer {
     pub(super) poisoned: bool,
     /// When a new file is begun; tests make it small.
     pub(super) segment_len: u64,
-    #[cfg(test)]
-    pub(super) fault: Option<Fault>,
 }
 
 impl Writer {
-    pub fn new(log_dir: PathBuf, segment: Segment, reader: Arc<LocalReader>) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, log_dir: PathBuf, segment: Segment, reader: Arc<LocalReader>) -> Self {
         let last = reader.last();
         Self {
+            disk,
             log_dir,
             segment,
             reader,
@@ -46,8 +42,6 @@ impl Writer {
             buffer: Vec::with_capacity(64 << 10),
             poisoned: false,
             segment_len: SEGMENT_LEN,
-            #[cfg(test)]
-            fault: None,
         }
     }
 
@@ -120,16 +114,11 @@ impl Writer {
         if reserve && fits(&self.segment) {
             return Ok(());
         }
-        #[cfg(test)]
-        if self.fault.take_if(|fault| *fault == Fault::Full).is_some() {
-            let source = io::Error::from(io::ErrorKind::StorageFull);
-            return Err(AppendError::Full { path: self.segment.path.clone(), source });
-        }
         self.segment.fill(self.segment.end + len + if reserve { 0 } else { RESERVE_LEN })
     }
 
     fn begin_segment(&mut self, first: Seq) -> Result<(), AppendError> {
-        let next = Segment::create(&self.log_dir, first)?;
+        let next = Segment::create(&*self.disk, &self.log_dir, first)?;
         // Only now: until the new file is there, the old one's fill is the reserve.
         self.segment.trim()?;
         self.reader.begin_segment(first, Arc::clone(&next.file));
@@ -138,18 +127,7 @@ impl Writer {
     }
 
     fn write_and_sync(&mut self, at: u64) -> io::Result<()> {
-        #[cfg(test)]
-        if let Some(Fault::Sync(landed)) = self.fault.take_if(|fault| *fault != Fault::Full) {
-            let sector_len = SECTOR_LEN as u64;
-            let len = match landed {
-                Landed::Nothing => 0,
-                Landed::Part => (sector_len - at % sector_len) as usize,
-                Landed::Whole => self.buffer.len(),
-            };
-            self.segment.file.write_all_at(&self.buffer[..len], at)?;
-            return Err(io::Error::other("injected"));
-        }
-        self.segment.file.write_all_at(&self.buffer, at)?;
+        self.segment.file.write_at(&self.buffer, at)?;
         self.segment.file.sync_data()
     }
 

@@ -1,19 +1,20 @@
 //! Blobs: `blob/<first two digits>/<32 digits>.age`, written once and durable before anything refers to them.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::{AppendError, BlobId, Blobs, ReadError};
 use super::segment::{failed, refused, sync_dir};
+use crate::disk::{Access, Disk, Kind};
 
 /// The directory of the blobs, within the state directory.
 pub(super) const BLOB_DIR: &str = "blob";
 
 /// The blobs of one state directory.
 pub(super) struct LocalBlobs {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     writable: bool,
     /// Which of the 256 directories this process made durable; one that a crashed process made may not be.
@@ -21,8 +22,8 @@ pub(super) struct LocalBlobs {
 }
 
 impl LocalBlobs {
-    pub fn new(dir: &Path, writable: bool) -> Self {
-        Self { dir: dir.to_path_buf(), writable, synced: [const { AtomicBool::new(false) }; 256] }
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, writable: bool) -> Self {
+        Self { disk, dir: dir.to_path_buf(), writable, synced: [const { AtomicBool::new(false) }; 256] }
     }
 
     fn path(&self, id: BlobId) -> PathBuf {
@@ -30,11 +31,10 @@ impl LocalBlobs {
     }
 
     fn write_new(&self, path: &Path, sealed: &[u8]) -> Result<(), AppendError> {
-        let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let mut file = opened.map_err(|source| refused(path, source))?;
-        if let Err(source) = file.write_all(sealed) {
+        let file = self.disk.open(path, Access::New).map_err(|source| refused(path, source))?;
+        if let Err(source) = file.write_at(sealed, 0) {
             // Its room is wanted back; where that fails the sweep at the next start does it.
-            let _ = fs::remove_file(path);
+            let _ = self.disk.remove(path);
             return Err(refused(path, source));
         }
         file.sync_data().map_err(|source| failed(path, source))
@@ -50,20 +50,20 @@ impl Blobs for LocalBlobs {
         let shard = path.parent().expect("a blob lies in a directory");
         let synced = &self.synced[usize::from(id.0[0])];
         if !synced.load(Ordering::Acquire) {
-            match fs::DirBuilder::new().mode(0o700).create(shard) {
+            match self.disk.create_dir(shard) {
                 Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(refused(shard, source)),
                 _ => {}
             }
-            sync_dir(&self.dir.join(BLOB_DIR))?;
+            sync_dir(&*self.disk, &self.dir.join(BLOB_DIR))?;
             synced.store(true, Ordering::Release);
         }
         self.write_new(&path, sealed)?;
-        sync_dir(shard)
+        sync_dir(&*self.disk, shard)
     }
 
     fn read(&self, id: BlobId) -> Result<Vec<u8>, ReadError> {
         let path = self.path(id);
-        fs::read(&path).map_err(|source| match source.kind() {
+        self.disk.read(&path, u64::MAX).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ReadError::Missing(relative(id)),
             _ => ReadError::Read { path, source },
         })
@@ -77,7 +77,7 @@ impl Blobs for LocalBlobs {
         if !self.writable {
             return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem));
         }
-        match fs::remove_file(self.path(id)) {
+        match self.disk.remove(&self.path(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             // Not synced: one that comes back after a crash is swept again.
             _ => Ok(()),
@@ -86,15 +86,15 @@ impl Blobs for LocalBlobs {
 
     fn list(&self) -> io::Result<Vec<BlobId>> {
         let mut ids = Vec::new();
-        walk(&self.dir, &mut |_, id| ids.extend(id))?;
+        walk(&*self.disk, &self.dir, &mut |_, id| ids.extend(id))?;
         ids.sort_unstable();
         Ok(ids)
     }
 }
 
 /// Adds what lies under `blob/` and is no blob.
-pub(super) fn strays(dir: &Path, found: &mut Vec<(String, u64, String)>) -> io::Result<()> {
-    walk(dir, &mut |place, id| {
+pub(super) fn strays(disk: &dyn Disk, dir: &Path, found: &mut Vec<(String, u64, String)>) -> io::Result<()> {
+    walk(disk, dir, &mut |place, id| {
         if id.is_none() {
             found.push((place, 0, "a file that is no blob".to_owned()));
         }
@@ -102,19 +102,19 @@ pub(super) fn strays(dir: &Path, found: &mut Vec<(String, u64, String)>) -> io::
 }
 
 /// Shows every entry under `blob/` and, where its name is one, the blob that it is.
-fn walk(dir: &Path, see: &mut dyn FnMut(String, Option<BlobId>)) -> io::Result<()> {
-    for shard in fs::read_dir(dir.join(BLOB_DIR))? {
-        let shard = shard?;
-        let shard_name = shard.file_name().to_string_lossy().into_owned();
-        if !(shard.file_type()?.is_dir() && is_shard(&shard_name)) {
+fn walk(disk: &dyn Disk, dir: &Path, see: &mut dyn FnMut(String, Option<BlobId>)) -> io::Result<()> {
+    let blob_dir = dir.join(BLOB_DIR);
+    for shard in disk.list(&blob_dir)? {
+        let shard_name = shard.name.to_string_lossy().into_owned();
+        if !(shard.kind == Kind::Dir && is_shard(&shard_name)) {
             see(format!("{BLOB_DIR}/{shard_name}"), None);
             continue;
         }
-        for blob in fs::read_dir(shard.path())? {
-            let blob = blob?;
-            let place = format!("{BLOB_DIR}/{shard_name}/{}", blob.file_name().to_string_lossy());
-            let id = parse_file_name(&blob.file_name().to_string_lossy());
-            let id = id.filter(|id| relative(*id) == place && blob.file_type().is_ok_and(|kind| kind.is_file()));
+        for blob in disk.list(&blob_dir.join(&shard.name))? {
+            let blob_name = blob.name.to_string_lossy();
+            let place = format!("{BLOB_DIR}/{shard_name}/{blob_name}");
+            let id = parse_file_name(&blob_name);
+            let id = id.filter(|id| relative(*id) == place && blob.kind == Kind::File);
             see(place, id);
         }
     }

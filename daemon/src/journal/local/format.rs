@@ -1,8 +1,6 @@
 //! `FORMAT`: what the directory is, for people and for later versions; compared byte for byte.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::Path;
 
 use stated_shared::{RepositoryId, Seq};
@@ -10,8 +8,9 @@ use stated_shared::{RepositoryId, Seq};
 use super::super::OpenError;
 use super::super::limits::FILL_LEN;
 use super::blobs::BLOB_DIR;
-use super::segment::{LOG_DIR, file_name, sync_dir, write_zeros};
+use super::segment::{LOG_DIR, file_name, write_zeros};
 use super::tail::is_zero;
+use crate::disk::{Access, Disk};
 
 pub(super) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_TMP: &str = "FORMAT.tmp";
@@ -48,17 +47,16 @@ pub(super) fn format_text(repository: RepositoryId) -> String {
 }
 
 /// Whether there is a repository in `dir`, and which; nothing but `FORMAT` is believed to say so.
-pub fn presence(dir: &Path) -> Result<Presence, OpenError> {
+pub fn presence(disk: &dyn Disk, dir: &Path) -> Result<Presence, OpenError> {
     let path = dir.join(FORMAT_FILE);
-    let mut text = Vec::new();
-    match File::open(&path).and_then(|file| file.take(FORMAT_LEN_MAX).read_to_end(&mut text)) {
-        Ok(_) => {}
+    let text = match disk.read(&path, FORMAT_LEN_MAX) {
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            check_unfinished(dir)?;
+            check_unfinished(disk, dir)?;
             return Ok(Presence::Absent);
         }
         Err(source) => return Err(OpenError::Io { path, source }),
-    }
+    };
     let text = String::from_utf8_lossy(&text);
     let repository = text
         .strip_prefix(FIRST_LINE)
@@ -67,16 +65,14 @@ pub fn presence(dir: &Path) -> Result<Presence, OpenError> {
             path: path.clone(),
             what: format!("{:?}", text.lines().next().unwrap_or_default()),
         })?;
-    check(dir, repository)?;
+    check(disk, dir, repository)?;
     Ok(Presence::Present(repository))
 }
 
 /// Whether `FORMAT` is byte for byte what this repository's is.
-pub(super) fn check(dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
+pub(super) fn check(disk: &dyn Disk, dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
     let path = dir.join(FORMAT_FILE);
-    let mut found = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(FORMAT_LEN_MAX).read_to_end(&mut found));
-    read.map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    let found = disk.read(&path, FORMAT_LEN_MAX).map_err(|source| OpenError::Io { path: path.clone(), source })?;
     let expected = format_text(repository).into_bytes();
     if found == expected {
         return Ok(());
@@ -91,54 +87,57 @@ pub(super) fn check(dir: &Path, repository: RepositoryId) -> Result<(), OpenErro
 }
 
 /// Makes an empty journal, `FORMAT` last; each step may be repeated after a crash.
-pub(super) fn create(dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
+pub(super) fn create(disk: &dyn Disk, dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
     let format = dir.join(FORMAT_FILE);
     let failed = |path: &Path| {
         let path = path.to_path_buf();
         move |source| OpenError::Io { path, source }
     };
-    if format.try_exists().map_err(failed(&format))? {
-        return Err(OpenError::Io { path: format, source: io::ErrorKind::AlreadyExists.into() });
+    match disk.stat(&format) {
+        Ok(_) => return Err(OpenError::Io { path: format, source: io::ErrorKind::AlreadyExists.into() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(failed(&format)(source)),
     }
-    check_unfinished(dir)?;
-    for name in [LOG_DIR, BLOB_DIR] {
-        let path = dir.join(name);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed(&path))?;
+    check_unfinished(disk, dir)?;
+    for path in [dir.join(LOG_DIR), dir.join(BLOB_DIR)] {
+        match disk.create_dir(&path) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&path)(source)),
+            _ => {}
+        }
     }
     let first = dir.join(LOG_DIR).join(file_name(Seq(1)));
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&first);
-    opened.and_then(|file| write_zeros(&file, 0, FILL_LEN).and_then(|()| file.sync_all())).map_err(failed(&first))?;
+    disk.open(&first, Access::Replace)
+        .and_then(|file| write_zeros(&*file, 0, FILL_LEN).and_then(|()| file.sync_all()))
+        .map_err(failed(&first))?;
     let tmp = dir.join(FORMAT_TMP);
-    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp);
-    opened
-        .and_then(|mut file| file.write_all(format_text(repository).as_bytes()).and_then(|()| file.sync_all()))
+    disk.open(&tmp, Access::Replace)
+        .and_then(|file| file.write_at(format_text(repository).as_bytes(), 0).and_then(|()| file.sync_all()))
         .map_err(failed(&tmp))?;
     for path in [dir.join(LOG_DIR), dir.join(BLOB_DIR), dir.to_path_buf()] {
-        sync_dir(&path).map_err(|error| failed(&path)(io::Error::other(error)))?;
+        disk.sync_dir(&path).map_err(failed(&path))?;
     }
-    fs::rename(&tmp, &format).map_err(failed(&format))?;
-    sync_dir(dir).map_err(|error| failed(dir)(io::Error::other(error)))
+    disk.rename(&tmp, &format).map_err(failed(&format))?;
+    disk.sync_dir(dir).map_err(failed(dir))
 }
 
 /// Without a `FORMAT` there may be what an interrupted `create` left, and no more: the rest would be lost data.
-fn check_unfinished(dir: &Path) -> Result<(), OpenError> {
+fn check_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
     let without = "FORMAT is missing, and this is here";
     for (name, allowed) in [(LOG_DIR, Some(file_name(Seq(1)))), (BLOB_DIR, None)] {
         let path = dir.join(name);
         let failed = |source| OpenError::Io { path: path.clone(), source };
-        let entries = match fs::read_dir(&path) {
+        let entries = match disk.list(&path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(source) => return Err(failed(source)),
         };
         for entry in entries {
-            let entry = entry.map_err(failed)?;
-            let file = format!("{name}/{}", entry.file_name().to_string_lossy());
-            let expected = allowed.as_deref().is_some_and(|allowed| entry.file_name() == allowed);
-            if !expected || entry.metadata().map_err(failed)?.len() > FILL_LEN {
+            let file = format!("{name}/{}", entry.name.to_string_lossy());
+            if allowed.as_deref().is_none_or(|allowed| entry.name != allowed) {
                 return Err(damaged(&file, 0, without));
             }
-            if !is_zero(&fs::read(entry.path()).map_err(failed)?) {
+            let bytes = disk.read(&path.join(&entry.name), FILL_LEN + 1).map_err(failed)?;
+            if bytes.len() as u64 > FILL_LEN || !is_zero(&bytes) {
                 return Err(damaged(&file, 0, without));
             }
         }

@@ -19,7 +19,6 @@ mod reader;
 mod segment;
 mod tail;
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,6 +32,8 @@ pub use format::{Presence, presence};
 pub use header::fuzz_header;
 use reader::LocalReader;
 
+use crate::disk::{DirLock, Disk};
+
 /// The journal of one state directory.
 pub struct LocalJournal {
     writer: Option<Writer>,
@@ -40,7 +41,7 @@ pub struct LocalJournal {
     blobs: Arc<LocalBlobs>,
     ended: Ended,
     /// Held for its lock.
-    _log_dir: File,
+    _log_dir: DirLock,
 }
 
 impl LocalJournal {
@@ -48,16 +49,28 @@ impl LocalJournal {
     ///
     /// `dir` exists. A directory in which an earlier `create` was interrupted is completed; whatever already holds a
     /// record or a blob without a `FORMAT` is damage, and left alone.
-    pub fn create(dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
-        format::create(dir, repository)
+    pub fn create(disk: &dyn Disk, dir: &Path, repository: RepositoryId) -> Result<(), OpenError> {
+        format::create(disk, dir, repository)
     }
 
     /// Opens what [`LocalJournal::create`] made; `visit` sees every record in order.
     ///
     /// `Err` means that nothing was changed. The journal of a first start that died before its first record has none:
     /// that is so only while its one log file holds zeros (or a torn record 1), never where a file is missing.
-    pub fn open(dir: &Path, repository: RepositoryId, mode: OpenMode, visit: Visitor<'_>) -> Result<Self, OpenError> {
-        open::open(dir, repository, mode, visit)
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        repository: RepositoryId,
+        mode: OpenMode,
+        visit: Visitor<'_>,
+    ) -> Result<Self, OpenError> {
+        open::open(disk, dir, repository, mode, visit)
+    }
+
+    /// Begins a new log file far earlier than usual, so that a test meets it often.
+    #[cfg(test)]
+    pub(crate) fn shorten_segments(&mut self, segment_len: u64) {
+        self.writer.as_mut().expect("it was opened to be written").segment_len = segment_len;
     }
 
     /// How the log ended when it was opened.

@@ -1,12 +1,9 @@
 //! Opening: every record is read, shown to the visitor, and what follows the last one is judged.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
 use stated_shared::{RepositoryId, Seq};
 
 use super::super::limits::{FILL_LEN, SEGMENT_LEN_MAX};
@@ -19,6 +16,7 @@ use super::header::Header;
 use super::reader::{Indexed, LocalReader};
 use super::segment::{LOG_DIR, NEXT_FILE, Segment, file_name, parse_file_name, write_zeros};
 use super::tail::{Tail, judge};
+use crate::disk::{Access, DirLock, Disk, Kind};
 
 /// What reading one log file gave.
 struct Scanned {
@@ -28,18 +26,19 @@ struct Scanned {
 }
 
 pub(super) fn open(
+    disk: &Arc<dyn Disk>,
     dir: &Path,
     repository: RepositoryId,
     mode: OpenMode,
     visit: Visitor<'_>,
 ) -> Result<LocalJournal, OpenError> {
-    format::check(dir, repository)?;
+    format::check(&**disk, dir, repository)?;
     let log_dir = dir.join(LOG_DIR);
-    let lock = lock(&log_dir)?;
+    let lock = lock(&**disk, &log_dir)?;
     let mut kind = None;
     let mut indexed = Vec::new();
     let mut last = None;
-    let firsts = list(&log_dir)?;
+    let firsts = list(&**disk, &log_dir)?;
     for (index, &first) in firsts.iter().enumerate() {
         let expected = last.as_ref().map_or(Seq(1), |scanned: &Scanned| next(&scanned.indexed));
         if first != expected {
@@ -52,8 +51,8 @@ pub(super) fn open(
         }
         indexed.extend(last.take().map(|scanned| scanned.indexed));
         let is_last = index + 1 == firsts.len();
-        last =
-            Some(scan(&log_dir, first, is_last, mode, &mut |record| visit(record).inspect(|&said| kind = Some(said)))?);
+        let see: Visitor<'_> = &mut |record| visit(record).inspect(|&said| kind = Some(said));
+        last = Some(scan(&**disk, &log_dir, first, is_last, mode, see)?);
     }
     let last = last.ok_or_else(|| damaged(LOG_DIR, Seq(1), 0, "it holds no log file"))?;
     let at = u64::from(last.indexed.end);
@@ -67,14 +66,18 @@ pub(super) fn open(
         Some(RecordKind::Batch) => Ended::Open,
     };
     let segment = match mode {
-        OpenMode::Repair => Some(repair(&log_dir, &last)?),
+        OpenMode::Repair => {
+            // A first start may have died after it named FORMAT, and before that was durable.
+            disk.sync_dir(dir).map_err(|source| OpenError::Io { path: dir.to_path_buf(), source })?;
+            Some(repair(&**disk, &log_dir, &last)?)
+        }
         OpenMode::ReadOnly => None,
     };
     let torn_left = last.torn && mode == OpenMode::ReadOnly;
     indexed.push(last.indexed);
-    let reader = Arc::new(LocalReader::new(dir, repository, indexed, torn_left));
-    let writer = segment.map(|segment| Writer::new(log_dir, segment, Arc::clone(&reader)));
-    let blobs = Arc::new(LocalBlobs::new(dir, writer.is_some()));
+    let reader = Arc::new(LocalReader::new(Arc::clone(disk), dir, repository, indexed, torn_left));
+    let writer = segment.map(|segment| Writer::new(Arc::clone(disk), log_dir, segment, Arc::clone(&reader)));
+    let blobs = Arc::new(LocalBlobs::new(Arc::clone(disk), dir, writer.is_some()));
     Ok(LocalJournal { writer, reader, blobs, ended, _log_dir: lock })
 }
 
@@ -83,27 +86,21 @@ fn next(indexed: &Indexed) -> Seq {
     Seq(indexed.first.0 + indexed.offsets.len() as u64)
 }
 
-fn lock(log_dir: &Path) -> Result<File, OpenError> {
-    let failed = |source| OpenError::Io { path: log_dir.to_path_buf(), source };
-    let file = File::open(log_dir).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Busy(log_dir.to_path_buf())),
-        Err(errno) => Err(failed(errno.into())),
-    }
+fn lock(disk: &dyn Disk, log_dir: &Path) -> Result<DirLock, OpenError> {
+    let locked = disk.lock_dir(log_dir).map_err(|source| OpenError::Io { path: log_dir.to_path_buf(), source })?;
+    locked.ok_or_else(|| OpenError::Busy(log_dir.to_path_buf()))
 }
 
 /// The first records of all log files, in order.
-fn list(log_dir: &Path) -> Result<Vec<Seq>, OpenError> {
+fn list(disk: &dyn Disk, log_dir: &Path) -> Result<Vec<Seq>, OpenError> {
     let failed = |source| OpenError::Io { path: log_dir.to_path_buf(), source };
     let mut firsts = Vec::new();
-    for entry in fs::read_dir(log_dir).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for entry in disk.list(log_dir).map_err(failed)? {
+        let name = entry.name.to_string_lossy().into_owned();
         if name == NEXT_FILE {
             continue;
         }
-        let first = parse_file_name(&name).filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file()));
+        let first = parse_file_name(&name).filter(|_| entry.kind == Kind::File);
         let stray = || damaged(&format!("{LOG_DIR}/{name}"), Seq(1), 0, "it does not belong to the log");
         firsts.push(first.ok_or_else(stray)?);
     }
@@ -111,17 +108,23 @@ fn list(log_dir: &Path) -> Result<Vec<Seq>, OpenError> {
     Ok(firsts)
 }
 
-fn scan(log_dir: &Path, first: Seq, is_last: bool, mode: OpenMode, visit: Visitor<'_>) -> Result<Scanned, OpenError> {
+fn scan(
+    disk: &dyn Disk,
+    log_dir: &Path,
+    first: Seq,
+    is_last: bool,
+    mode: OpenMode,
+    visit: Visitor<'_>,
+) -> Result<Scanned, OpenError> {
     let path = log_dir.join(file_name(first));
     let failed = |source| OpenError::Io { path: path.clone(), source };
-    let writable = is_last && mode == OpenMode::Repair;
-    let file = OpenOptions::new().read(true).write(writable).open(&path).map_err(failed)?;
-    let mut bytes = Vec::with_capacity(file.metadata().map_err(failed)?.len().min(SEGMENT_LEN_MAX) as usize);
-    (&file).take(SEGMENT_LEN_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let access = if is_last && mode == OpenMode::Repair { Access::Write } else { Access::Read };
+    let file = disk.open(&path, access).map_err(failed)?;
+    let bytes = file.read(SEGMENT_LEN_MAX + 1).map_err(failed)?;
     if bytes.len() as u64 > SEGMENT_LEN_MAX {
         return Err(damaged(&relative(first), first, SEGMENT_LEN_MAX, "the file is longer than any log file"));
     }
-    let mut indexed = Indexed { first, file: Arc::new(file), offsets: Vec::new(), end: 0 };
+    let mut indexed = Indexed { first, file, offsets: Vec::new(), end: 0 };
     loop {
         let at = indexed.end as usize;
         let seq = next(&indexed);
@@ -171,31 +174,30 @@ fn record_at(bytes: &[u8], at: usize, seq: Seq) -> Option<(Record, usize)> {
 ///
 /// The last record is written once more: after a failed sync the kernel may hold it as clean although the disk never
 /// had it, and then a sync alone would do nothing.
-fn repair(log_dir: &Path, last: &Scanned) -> Result<Segment, OpenError> {
+fn repair(disk: &dyn Disk, log_dir: &Path, last: &Scanned) -> Result<Segment, OpenError> {
     let path = log_dir.join(file_name(last.indexed.first));
     let end = u64::from(last.indexed.end);
     let rewritten = rewrite(&last.indexed, &last.bytes, end);
     let filled = rewritten.map_err(|source| OpenError::Io { path: path.clone(), source })?;
-    match fs::remove_file(log_dir.join(NEXT_FILE)) {
+    match disk.remove(&log_dir.join(NEXT_FILE)) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             return Err(OpenError::Io { path: log_dir.join(NEXT_FILE), source });
         }
         _ => {}
     }
-    let synced = File::open(log_dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|source| OpenError::Io { path: log_dir.to_path_buf(), source })?;
+    disk.sync_dir(log_dir).map_err(|source| OpenError::Io { path: log_dir.to_path_buf(), source })?;
     Ok(Segment { file: Arc::clone(&last.indexed.file), path, end, filled })
 }
 
 fn rewrite(indexed: &Indexed, bytes: &[u8], end: u64) -> io::Result<u64> {
-    let file = &indexed.file;
+    let file = &*indexed.file;
     // A fill that was cut short by a full disk or a crash ends anywhere; it is not built upon.
     let len = (bytes.len() as u64 / FILL_LEN * FILL_LEN).max(end);
     if len != bytes.len() as u64 {
         file.set_len(len)?;
     }
     if let Some(&start) = indexed.offsets.last() {
-        file.write_all_at(&bytes[start as usize..end as usize], u64::from(start))?;
+        file.write_at(&bytes[start as usize..end as usize], u64::from(start))?;
     }
     write_zeros(file, end, len)?;
     file.sync_data()?;

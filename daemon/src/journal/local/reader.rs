@@ -1,8 +1,6 @@
 //! Reading durable records while the owner appends: an index of offsets, positioned reads.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -14,11 +12,12 @@ use super::blobs;
 use super::format;
 use super::header::Header;
 use super::segment::{LOG_DIR, NEXT_FILE, file_name, parse_file_name};
+use crate::disk::{Disk, DiskFile};
 
 /// Where the records of one log file lie.
 pub(super) struct Indexed {
     pub first: Seq,
-    pub file: Arc<File>,
+    pub file: Arc<dyn DiskFile>,
     /// Where each record starts; a file is far shorter than 4 GiB.
     pub offsets: Vec<u32>,
     /// Where the last one ends.
@@ -27,6 +26,7 @@ pub(super) struct Indexed {
 
 /// The index, shared with the writer.
 pub(super) struct LocalReader {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     repository: RepositoryId,
     segments: RwLock<Vec<Indexed>>,
@@ -37,15 +37,22 @@ pub(super) struct LocalReader {
 }
 
 struct Found {
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     first: Seq,
     at: u64,
     end: u64,
 }
 
 impl LocalReader {
-    pub fn new(dir: &Path, repository: RepositoryId, segments: Vec<Indexed>, torn_left: bool) -> Self {
-        Self { dir: dir.to_path_buf(), repository, segments: RwLock::new(segments), tail: Mutex::new(()), torn_left }
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        repository: RepositoryId,
+        segments: Vec<Indexed>,
+        torn_left: bool,
+    ) -> Self {
+        let (segments, tail) = (RwLock::new(segments), Mutex::new(()));
+        Self { disk, dir: dir.to_path_buf(), repository, segments, tail, torn_left }
     }
 
     pub fn last(&self) -> Seq {
@@ -62,7 +69,7 @@ impl LocalReader {
     }
 
     /// Goes on in a new file.
-    pub fn begin_segment(&self, first: Seq, file: Arc<File>) {
+    pub fn begin_segment(&self, first: Seq, file: Arc<dyn DiskFile>) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
         segments.push(Indexed { first, file, offsets: Vec::new(), end: 0 });
     }
@@ -124,7 +131,7 @@ impl Reader for LocalReader {
 
     fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError> {
         let mut found = Vec::new();
-        if let Err(error) = format::check(&self.dir, self.repository) {
+        if let Err(error) = format::check(&*self.disk, &self.dir, self.repository) {
             let (offset_bytes, what) = match error {
                 OpenError::Damaged { offset_bytes, what, .. } => (offset_bytes, what),
                 other => (0, other.to_string()),
@@ -132,7 +139,7 @@ impl Reader for LocalReader {
             found.push((format::FORMAT_FILE.to_owned(), offset_bytes, what));
         }
         self.check_log(&mut found)?;
-        blobs::strays(&self.dir, &mut found).map_err(self.failed(blobs::BLOB_DIR))?;
+        blobs::strays(&*self.disk, &self.dir, &mut found).map_err(self.failed(blobs::BLOB_DIR))?;
         Ok(found)
     }
 }
@@ -141,16 +148,16 @@ impl LocalReader {
     fn check_log(&self, found: &mut Vec<(String, u64, String)>) -> Result<(), ReadError> {
         // Appending waits for this, which is brief: the entries of one directory, and the fill.
         let _tail = self.hold_tail();
-        let segments: Vec<(Seq, Arc<File>, u64)> = {
+        let segments: Vec<(Seq, Arc<dyn DiskFile>, u64)> = {
             let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
             segments.iter().map(|s| (s.first, Arc::clone(&s.file), u64::from(s.end))).collect()
         };
         for (index, (first, file, end)) in segments.iter().enumerate() {
             let relative = Self::relative(*first);
-            let on_disk = fs::metadata(self.dir.join(&relative)).map_err(self.failed(&relative))?;
-            let opened = file.metadata().map_err(self.failed(&relative))?;
-            let len = opened.len();
-            if !same_file(&on_disk, &opened) {
+            let on_disk = self.disk.stat(&self.dir.join(&relative)).map_err(self.failed(&relative))?;
+            let opened = file.stat().map_err(self.failed(&relative))?;
+            let len = opened.len;
+            if on_disk.id != opened.id {
                 found.push((relative.clone(), 0, "the file was replaced".to_owned()));
             }
             if len < *end || len > SEGMENT_LEN_MAX {
@@ -166,9 +173,8 @@ impl LocalReader {
                 found.push((relative, end + at as u64, "bytes after the last record".to_owned()));
             }
         }
-        for entry in fs::read_dir(self.dir.join(LOG_DIR)).map_err(self.failed(LOG_DIR))? {
-            let name = entry.map_err(self.failed(LOG_DIR))?.file_name();
-            let name = name.to_string_lossy();
+        for entry in self.disk.list(&self.dir.join(LOG_DIR)).map_err(self.failed(LOG_DIR))? {
+            let name = entry.name.to_string_lossy();
             let known = parse_file_name(&name).is_some_and(|first| segments.iter().any(|segment| segment.0 == first));
             // A file that is about to be the next one was left by a crash, and the journal is read-only.
             if !known && name != NEXT_FILE {
@@ -177,11 +183,6 @@ impl LocalReader {
         }
         Ok(())
     }
-}
-
-fn same_file(a: &fs::Metadata, b: &fs::Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
 fn offset(at: u64) -> u32 {

@@ -1,8 +1,6 @@
 //! One log file: its name, its zero fill, and what may be written where.
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +8,7 @@ use stated_shared::Seq;
 
 use super::super::AppendError;
 use super::super::limits::FILL_LEN;
+use crate::disk::{Access, Disk, DiskFile};
 
 /// The directory of the log, within the state directory.
 pub(super) const LOG_DIR: &str = "log";
@@ -32,7 +31,7 @@ pub(super) fn parse_file_name(name: &str) -> Option<Seq> {
 
 /// The log file that records are appended to.
 pub(super) struct Segment {
-    pub file: Arc<File>,
+    pub file: Arc<dyn DiskFile>,
     pub path: PathBuf,
     /// Where the last record ends.
     pub end: u64,
@@ -44,18 +43,17 @@ impl Segment {
     /// Makes the file for records from `first` on, filled once and durable, its directory entry too.
     ///
     /// It gets its name when it is filled, so that no log file is ever short. After [`AppendError::Full`] there is none.
-    pub fn create(log_dir: &Path, first: Seq) -> Result<Self, AppendError> {
+    pub fn create(disk: &dyn Disk, log_dir: &Path, first: Seq) -> Result<Self, AppendError> {
         let next = log_dir.join(NEXT_FILE);
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&next);
-        let file = opened.map_err(|source| refused(&next, source))?;
-        let mut segment = Self { file: Arc::new(file), path: next, end: 0, filled: 0 };
+        let file = disk.open(&next, Access::Replace).map_err(|source| refused(&next, source))?;
+        let mut segment = Self { file, path: next, end: 0, filled: 0 };
         segment.fill(0).inspect_err(|_| {
             // Its room is wanted back; where that fails the next opening does it.
-            let _ = fs::remove_file(&segment.path);
+            let _ = disk.remove(&segment.path);
         })?;
         let path = log_dir.join(file_name(first));
-        fs::rename(&segment.path, &path).map_err(|source| failed(&path, source))?;
-        sync_dir(log_dir)?;
+        disk.rename(&segment.path, &path).map_err(|source| failed(&path, source))?;
+        sync_dir(disk, log_dir)?;
         segment.path = path;
         Ok(segment)
     }
@@ -69,7 +67,7 @@ impl Segment {
         if target <= self.filled {
             return Ok(());
         }
-        if let Err(source) = write_zeros(&self.file, self.filled, target) {
+        if let Err(source) = write_zeros(&*self.file, self.filled, target) {
             let full = refused(&self.path, source);
             if matches!(full, AppendError::Full { .. }) {
                 // The partial growth is taken back, and durably: the file's length says how it was left.
@@ -95,18 +93,18 @@ impl Segment {
 }
 
 /// Writes zeros over `from..to`, at most [`FILL_LEN`] at a time.
-pub(super) fn write_zeros(file: &File, mut from: u64, to: u64) -> io::Result<()> {
+pub(super) fn write_zeros(file: &dyn DiskFile, mut from: u64, to: u64) -> io::Result<()> {
     while from < to {
         let len = (to - from).min(FILL_LEN);
-        file.write_all_at(&ZEROS[..len as usize], from)?;
+        file.write_at(&ZEROS[..len as usize], from)?;
         from += len;
     }
     Ok(())
 }
 
 /// Makes the directory's entries durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), AppendError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(|source| failed(dir, source))
+pub(super) fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<(), AppendError> {
+    disk.sync_dir(dir).map_err(|source| failed(dir, source))
 }
 
 /// A failure before anything that counts was written: a full disk refuses, everything else halts.

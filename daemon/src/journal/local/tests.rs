@@ -1,23 +1,39 @@
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use super::super::limits::{FILL_LEN, RESERVE_LEN, SECTOR_LEN};
 use super::super::memory::{Fault, Landed};
 use super::super::suite::{self, Store, batch, record, verify};
 use super::super::{BlobId, ReadError, RecordKind};
 use super::*;
+use crate::disk::{Access, DiskFile, Entry, RealDisk, Stat};
 
 use stated_shared::Digest;
 
 const REPOSITORY: RepositoryId = RepositoryId([0xa5; 16]);
 
-struct Directory(tempfile::TempDir);
+/// A state directory on the host's disk, which fails on demand.
+struct Directory {
+    dir: tempfile::TempDir,
+    disk: Arc<dyn Disk>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
 
 impl Directory {
+    fn within(dir: tempfile::TempDir) -> Self {
+        let fault = Arc::default();
+        Self { dir, disk: Arc::new(FailingDisk(Arc::clone(&fault))), fault }
+    }
+
     fn path(&self) -> &Path {
-        self.0.path()
+        self.dir.path()
+    }
+
+    fn fail_next(&self, fault: Fault) {
+        *self.fault.lock().unwrap() = Some(fault);
     }
 
     fn log(&self, first: u64) -> PathBuf {
@@ -25,7 +41,7 @@ impl Directory {
     }
 
     fn repair(&self) -> Result<LocalJournal, OpenError> {
-        LocalJournal::open(self.path(), REPOSITORY, OpenMode::Repair, &mut verify)
+        LocalJournal::open(&self.disk, self.path(), REPOSITORY, OpenMode::Repair, &mut verify)
     }
 
     /// As many records as asked for, then a crash.
@@ -40,7 +56,7 @@ impl Directory {
 
     /// Where the last record of the only log file lies.
     fn last_extent(&self) -> (usize, usize) {
-        let journal = LocalJournal::open(self.path(), REPOSITORY, OpenMode::ReadOnly, &mut verify).unwrap();
+        let journal = LocalJournal::open(&self.disk, self.path(), REPOSITORY, OpenMode::ReadOnly, &mut verify).unwrap();
         let (_, at) = journal.reader().place(journal.last());
         (at as usize, journal.reader().len_bytes() as usize)
     }
@@ -51,20 +67,25 @@ impl Store for Directory {
 
     fn create() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        LocalJournal::create(dir.path(), REPOSITORY).unwrap();
-        Self(dir)
+        LocalJournal::create(&RealDisk, dir.path(), REPOSITORY).unwrap();
+        Self::within(dir)
     }
 
     fn open(&self, mode: OpenMode, visit: Visitor<'_>) -> Result<LocalJournal, OpenError> {
-        LocalJournal::open(self.path(), REPOSITORY, mode, visit)
+        LocalJournal::open(&self.disk, self.path(), REPOSITORY, mode, visit)
     }
 
     fn fail_next_append(&self, journal: &mut LocalJournal, fault: Fault) {
-        journal.writer.as_mut().unwrap().fault = Some(fault);
+        if fault == Fault::Full {
+            // It has durable zeros to write into, and must want more.
+            let segment = &mut journal.writer.as_mut().unwrap().segment;
+            segment.filled = segment.end;
+        }
+        self.fail_next(fault);
     }
 
     fn flip(&self, seq: Seq) {
-        let journal = LocalJournal::open(self.path(), REPOSITORY, OpenMode::ReadOnly, &mut verify).unwrap();
+        let journal = LocalJournal::open(&self.disk, self.path(), REPOSITORY, OpenMode::ReadOnly, &mut verify).unwrap();
         let (file, at) = journal.reader().place(seq);
         let file = fs::OpenOptions::new().read(true).write(true).open(self.path().join(file)).unwrap();
         let mut byte = [0];
@@ -89,6 +110,98 @@ impl Store for Directory {
             .collect();
         files.sort();
         files
+    }
+}
+
+/// The host's disk, but that it fails once where it is told to.
+struct FailingDisk(Arc<Mutex<Option<Fault>>>);
+
+struct FailingFile {
+    file: Arc<dyn DiskFile>,
+    fault: Arc<Mutex<Option<Fault>>>,
+    fails_to_sync: Mutex<bool>,
+}
+
+impl Disk for FailingDisk {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        let file = RealDisk.open(path, access)?;
+        Ok(Arc::new(FailingFile { file, fault: Arc::clone(&self.0), fails_to_sync: Mutex::new(false) }))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename_new(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<Entry>> {
+        RealDisk.list(dir)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Stat> {
+        RealDisk.stat(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Option<DirLock>> {
+        RealDisk.lock_dir(dir)
+    }
+}
+
+impl DiskFile for FailingFile {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, at)
+    }
+
+    /// Zeros grow a file, which a full disk refuses; a record is lost, wholly or in part, and its sync says so.
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let mut fault = self.fault.lock().unwrap();
+        let grows = tail::is_zero(bytes);
+        match fault.take_if(|fault| (*fault == Fault::Full) == grows) {
+            None => self.file.write_at(bytes, at),
+            Some(Fault::Full) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::Sync(landed)) => {
+                *self.fails_to_sync.lock().unwrap() = true;
+                let len = match landed {
+                    Landed::Nothing => 0,
+                    Landed::Part => SECTOR_LEN - at as usize % SECTOR_LEN,
+                    Landed::Whole => bytes.len(),
+                };
+                self.file.write_at(&bytes[..len], at)
+            }
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if std::mem::take(&mut *self.fails_to_sync.lock().unwrap()) {
+            return Err(io::Error::other("injected"));
+        }
+        self.file.sync_data()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        self.file.stat()
     }
 }
 
@@ -258,8 +371,8 @@ fn a_really_full_disk_refuses_and_loses_nothing() {
         let _ = writeln!(std::io::stderr(), "SKIPPED: STATED_TEST_SMALL_DISK names no small file system");
         return;
     };
-    let dir = Directory(tempfile::tempdir_in(disk).unwrap());
-    LocalJournal::create(dir.path(), REPOSITORY).unwrap();
+    let dir = Directory::within(tempfile::tempdir_in(disk).unwrap());
+    LocalJournal::create(&*dir.disk, dir.path(), REPOSITORY).unwrap();
     let mut journal = dir.repair().unwrap();
     let ballast = dir.path().join("ballast");
     fs::write(&ballast, vec![1; 2 * FILL_LEN as usize]).unwrap();
@@ -312,7 +425,7 @@ fn a_crash_while_a_new_file_begins_is_harmless() {
     let next = dir.path().join("log/next.tmp");
     for len in [0, 1000, FILL_LEN as usize] {
         fs::write(&next, vec![0; len]).unwrap();
-        let journal = LocalJournal::open(dir.path(), REPOSITORY, OpenMode::ReadOnly, &mut verify).unwrap();
+        let journal = LocalJournal::open(&dir.disk, dir.path(), REPOSITORY, OpenMode::ReadOnly, &mut verify).unwrap();
         assert_eq!(journal.reader().check_layout().unwrap(), []);
         drop(journal);
         assert_eq!(dir.repair().unwrap().last(), Seq(8));
@@ -391,11 +504,13 @@ fn the_reserve_takes_what_a_full_disk_refuses() {
     let dir = Directory::holding(1);
     let mut journal = dir.repair().unwrap();
     let room = (FILL_LEN - RESERVE_LEN - journal.reader().len_bytes()) as usize;
-    dir.fail_next_append(&mut journal, Fault::Full);
+    dir.fail_next(Fault::Full);
     let refused = journal.append(&record(2, room, RecordKind::Batch)).unwrap_err();
     assert!(matches!(refused, AppendError::Full { .. }));
-    dir.fail_next_append(&mut journal, Fault::Full);
+    dir.fail_next(Fault::Full);
     journal.append_from_reserve(&record(2, room, RecordKind::Batch)).unwrap();
+    let unused = dir.fault.lock().unwrap().take();
+    assert_eq!(unused, Some(Fault::Full), "it fits into the reserve");
     drop(journal);
     assert_eq!(dir.repair().unwrap().last(), Seq(2));
 }
@@ -456,7 +571,7 @@ fn format_is_compared_byte_for_byte() {
     let path = dir.path().join("FORMAT");
     let text = fs::read(&path).unwrap();
     assert_eq!(text, format::format_text(REPOSITORY).into_bytes());
-    assert_eq!(presence(dir.path()).unwrap(), Presence::Present(REPOSITORY));
+    assert_eq!(presence(&*dir.disk, dir.path()).unwrap(), Presence::Present(REPOSITORY));
     for at in 0..text.len() {
         let mut flipped = text.clone();
         flipped[at] ^= 1;
@@ -465,25 +580,25 @@ fn format_is_compared_byte_for_byte() {
     }
     fs::write(&path, "stated state directory, format 2\nwhatever\n").unwrap();
     assert!(matches!(dir.repair(), Err(OpenError::Format { .. })));
-    assert!(matches!(presence(dir.path()), Err(OpenError::Format { .. })));
+    assert!(matches!(presence(&*dir.disk, dir.path()), Err(OpenError::Format { .. })));
     fs::write(&path, &text).unwrap();
     let other = RepositoryId([1; 16]);
-    assert!(LocalJournal::open(dir.path(), other, OpenMode::Repair, &mut verify).is_err());
-    assert!(matches!(LocalJournal::create(dir.path(), REPOSITORY), Err(OpenError::Io { .. })));
+    assert!(LocalJournal::open(&dir.disk, dir.path(), other, OpenMode::Repair, &mut verify).is_err());
+    assert!(matches!(LocalJournal::create(&*dir.disk, dir.path(), REPOSITORY), Err(OpenError::Io { .. })));
 }
 
 #[test]
 fn a_first_start_may_be_interrupted_anywhere() {
-    let dir = Directory(tempfile::tempdir().unwrap());
-    let create = || LocalJournal::create(dir.path(), REPOSITORY);
-    assert_eq!(presence(dir.path()).unwrap(), Presence::Absent);
+    let dir = Directory::within(tempfile::tempdir().unwrap());
+    let create = || LocalJournal::create(&*dir.disk, dir.path(), REPOSITORY);
+    assert_eq!(presence(&*dir.disk, dir.path()).unwrap(), Presence::Absent);
     fs::create_dir(dir.path().join("log")).unwrap();
-    assert_eq!(presence(dir.path()).unwrap(), Presence::Absent);
+    assert_eq!(presence(&*dir.disk, dir.path()).unwrap(), Presence::Absent);
     fs::write(dir.log(1), [0; 1000]).unwrap();
     fs::write(dir.path().join("FORMAT.tmp"), b"stated st").unwrap();
-    assert_eq!(presence(dir.path()).unwrap(), Presence::Absent);
+    assert_eq!(presence(&*dir.disk, dir.path()).unwrap(), Presence::Absent);
     create().unwrap();
-    assert_eq!(presence(dir.path()).unwrap(), Presence::Present(REPOSITORY));
+    assert_eq!(presence(&*dir.disk, dir.path()).unwrap(), Presence::Present(REPOSITORY));
     assert!(!dir.path().join("FORMAT.tmp").exists());
     let mut journal = dir.repair().unwrap();
     dir.fail_next_append(&mut journal, Fault::Sync(Landed::Part));
@@ -496,8 +611,8 @@ fn a_first_start_may_be_interrupted_anywhere() {
 fn a_lost_format_does_not_start_an_empty_journal() {
     let dir = Directory::holding(1);
     fs::remove_file(dir.path().join("FORMAT")).unwrap();
-    assert!(matches!(presence(dir.path()), Err(OpenError::Damaged { .. })));
-    assert!(matches!(LocalJournal::create(dir.path(), REPOSITORY), Err(OpenError::Damaged { .. })));
+    assert!(matches!(presence(&*dir.disk, dir.path()), Err(OpenError::Damaged { .. })));
+    assert!(matches!(LocalJournal::create(&*dir.disk, dir.path(), REPOSITORY), Err(OpenError::Damaged { .. })));
     assert!(matches!(dir.repair(), Err(OpenError::Io { .. })));
 }
 

@@ -1,0 +1,105 @@
+//! An engine that a test runs batch by batch, on its own thread: nothing happens but what the test asks for.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use stated_shared::{Actor, Epoch, Failure, Request, SessionId, Verified};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use super::owner::{Command, Halt, Next, Reading, Submission as Submitted};
+use super::service::{Opened, Service, Submission};
+use super::start::{Beginning, Begun, StartError, begin};
+use super::store::{Damage, Store};
+use super::{Outbox, verify};
+use crate::machine::event::Content;
+use crate::machine::{Ask, Machine};
+use stated_shared::Seq;
+
+/// The engine and its owner.
+pub(crate) struct Stepped(Begun);
+
+impl Stepped {
+    pub fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Self, StartError> {
+        begin(beginning, tracker).map(Self)
+    }
+
+    /// Queues the opening of a session; the next batch answers it.
+    pub fn open(
+        &self,
+        session: SessionId,
+        actor: Actor,
+        outbox: Arc<dyn Outbox>,
+    ) -> oneshot::Receiver<Result<Opened, Failure>> {
+        let (done, opened) = oneshot::channel();
+        self.send(Command::Open { session, actor: Box::new(actor.into()), outbox, done });
+        opened
+    }
+
+    /// Queues a request. Contents are staged here and now, and large ones written.
+    pub fn submit(&self, runtime: &Handle, submission: Submission) {
+        let Submission { session, connection, number, request, .. } = submission;
+        let Request::Commit(commit) = request else {
+            return runtime.block_on(self.0.engine.submit(Submission { request, ..submission }));
+        };
+        match self.0.engine.shared.stage(commit) {
+            Ok(staged) => self.send(Command::Submit(Box::new(Submitted {
+                session,
+                connection,
+                number,
+                ask: Ask::Commit(staged.ask),
+                payloads: staged.payloads,
+                process: None,
+                room: None,
+            }))),
+            Err(failure) => {
+                let read = Box::new(move |_: &Machine, _: &_| Err(failure));
+                self.send(Command::Read(Box::new(Reading { session, connection, number, read })));
+            }
+        }
+    }
+
+    /// Takes everything that is queued.
+    pub fn step(&mut self) -> Result<(), Halt> {
+        loop {
+            let next = self.0.commands.try_recv().ok();
+            let idle = next.is_none();
+            let said = self.0.owner.take_batch(next, &mut self.0.commands)?;
+            assert_eq!(said, Next::Batch, "nobody told it to stop");
+            if idle {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A clean stop.
+    pub fn close(self) -> Result<(), Halt> {
+        self.0.owner.close()
+    }
+
+    pub fn machine(&self) -> &Machine {
+        &self.0.owner.parts.machine
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.0.engine.shared.epoch
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.0.engine.shared.store
+    }
+
+    pub fn load(&self, seq: Seq, content: &Content) -> Result<Vec<u8>, Damage> {
+        self.store().load(seq, content)
+    }
+
+    /// Reads everything up to the watermark.
+    pub fn verify(&self) -> Verified {
+        verify::verify(self.store(), self.0.engine.shared.watermark.get(), Path::new("/"), None, true)
+    }
+
+    fn send(&self, command: Command) {
+        self.0.engine.sender.try_send(command).unwrap_or_else(|_| panic!("the queue is full"));
+    }
+}

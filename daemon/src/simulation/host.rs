@@ -1,0 +1,195 @@
+//! A host in one process: a disk, a clock, and daemons that start, stop and die on it.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use stated_shared::{Actor, Failure, LockId, Notice, Reply, Request, SessionId, Timestamp};
+use tokio::runtime::Runtime;
+use tokio_util::task::TaskTracker;
+
+use crate::boot;
+use crate::config::Settings;
+use crate::disk::Disk;
+use crate::disk::sim::{Random, SimDisk};
+use crate::engine::{Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, StartError, Stepped, Submission};
+use crate::host::{BootId, Clock, GrantTable, Held, seeded};
+use crate::journal::{Ended, OpenMode, Presence, presence};
+use crate::vault::{Identities, create_identity, load_identities};
+
+/// Begins a new log file far more often than a daemon does.
+const SEGMENT_LEN: u64 = 24 << 10;
+/// Sessions that ask.
+pub const SESSIONS: u8 = 3;
+
+/// What happened to a start.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// It was refused.
+    Refused(Failure),
+    /// It stopped at its first record.
+    Start(StartError),
+}
+
+pub struct Host {
+    pub disk: SimDisk,
+    settings: Settings,
+    identities: Identities,
+    /// The grant table lies beside the socket, on another disk.
+    beside: tempfile::TempDir,
+    held: &'static Held,
+    boot: BootId,
+    runtime: Runtime,
+    answers: Arc<Answers>,
+}
+
+/// A daemon that runs.
+pub struct Daemon {
+    pub engine: Stepped,
+    /// How the log ended that it found.
+    pub ended: Ended,
+    connections: Vec<(SessionId, ConnectionId)>,
+}
+
+/// An answer and the number of its request.
+pub type Answer = (u64, Result<Reply, Failure>);
+
+/// Where all answers go, by the number of their request.
+#[derive(Default)]
+struct Answers(Mutex<Vec<Answer>>);
+
+impl Outbox for Answers {
+    fn reply(&self, number: u64, result: Result<Reply, Failure>) {
+        self.0.lock().unwrap().push((number, result));
+    }
+
+    fn notice(&self, _: Notice) {}
+}
+
+impl Host {
+    pub fn new(seed: u64) -> Self {
+        seeded::seed(seed);
+        let beside = tempfile::tempdir().unwrap();
+        let identity = beside.path().join("identity");
+        create_identity(&identity, Timestamp(0)).unwrap();
+        let identities = load_identities(&identity).unwrap();
+        let settings = Settings {
+            state_dir: PathBuf::from("/state"),
+            socket: beside.path().join("socket"),
+            identity,
+            identity_is_configured: true,
+            recipients: Vec::new(),
+            content_memory_bytes: 1 << 30,
+        };
+        // One for the life of the process: a clock is copied to wherever it is read.
+        let held: &'static Held = Box::leak(Box::default());
+        held.wall_ms.store(1_764_000_000_000, Ordering::Relaxed);
+        held.boottime_ms.store(100_000, Ordering::Relaxed);
+        Self {
+            disk: SimDisk::new(seed, &["/state"]),
+            settings,
+            identities,
+            beside,
+            held,
+            boot: BootId([1; 16]),
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            answers: Arc::default(),
+        }
+    }
+
+    /// Whether there is a repository.
+    pub fn presence(&self) -> Presence {
+        presence(&self.disk, &self.settings.state_dir).unwrap()
+    }
+
+    /// Starts a daemon as the real one starts, on this thread.
+    pub fn start(&mut self) -> Result<Daemon, NotStarted> {
+        let _in_runtime = self.runtime.enter();
+        let clock = Clock::held(self.boot, self.held);
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let recipients = self.identities.recipients();
+        let opened = presence(&*disk, &self.settings.state_dir)
+            .map_err(boot::open_failure)
+            .and_then(|there| match there {
+                Presence::Present(_) => Ok(()),
+                Presence::Absent => {
+                    boot::found_repository(&*disk, &self.settings, &self.identities, recipients, &clock).map(drop)
+                }
+            })
+            .and_then(|()| boot::open(&disk, &self.settings, &self.identities, OpenMode::Repair))
+            .map_err(NotStarted::Refused)?;
+        let mut journal = opened.journal;
+        let ended = journal.ended().clone();
+        journal.shorten_segments(SEGMENT_LEN);
+        let key = opened.vault.derive_key("grant table");
+        let grants = GrantTable::open(&self.beside.path().join("grants"), &key, self.boot).unwrap();
+        let facts = Facts {
+            version: "0".to_owned(),
+            host: "h".to_owned(),
+            started: clock.now(),
+            state_dir: self.settings.state_dir.clone(),
+            socket: self.settings.socket.clone(),
+        };
+        let beginning = Beginning {
+            replay: opened.replay,
+            journal: Box::new(journal),
+            clock,
+            grants,
+            facts,
+            budget: ContentBudget::new(1 << 30),
+            daemon: actor(SessionId([0; 16])),
+        };
+        let engine = Stepped::begin(beginning, &TaskTracker::new()).map_err(NotStarted::Start)?;
+        let mut daemon = Daemon { engine, ended, connections: Vec::new() };
+        let outbox: Arc<Answers> = Arc::clone(&self.answers);
+        let sessions = (1..=SESSIONS).map(|n| SessionId([n; 16]));
+        let opened: Vec<_> = sessions.map(|id| (id, daemon.engine.open(id, actor(id), outbox.clone()))).collect();
+        // Opening a session changes nothing durable.
+        daemon.engine.step().expect("no record is written");
+        daemon.connections = opened
+            .into_iter()
+            .map(|(id, mut opened)| (id, opened.try_recv().expect("it is answered").expect("it is let in").connection))
+            .collect();
+        Ok(daemon)
+    }
+
+    /// Queues a request of a session.
+    pub fn ask(&self, daemon: &Daemon, session: u8, number: u64, request: Request) {
+        let (session, connection) = daemon.connections[usize::from(session)];
+        let submission = Submission { session, connection, number, request, process: None, room: None };
+        daemon.engine.submit(self.runtime.handle(), submission);
+    }
+
+    /// Lets the daemon take everything that is queued; the answers that came, by number.
+    pub fn step(&mut self, daemon: &mut Daemon, random: &mut Random) -> Result<Vec<Answer>, Halt> {
+        self.held.wall_ms.fetch_add(random.below(700), Ordering::Relaxed);
+        self.held.boottime_ms.fetch_add(random.below(700), Ordering::Relaxed);
+        let stepped = daemon.engine.step();
+        let answers = std::mem::take(&mut *self.answers.0.lock().unwrap());
+        stepped.map(|()| answers)
+    }
+
+    /// Forgets what was answered after the last step, which nobody heard.
+    pub fn drop_answers(&mut self) {
+        self.answers.0.lock().unwrap().clear();
+    }
+
+    /// The power is cut and comes back.
+    pub fn reboot(&mut self, random: &mut Random) {
+        self.disk.reboot();
+        self.boot = BootId(random.bytes(16).try_into().unwrap());
+        self.held.boottime_ms.store(10_000, Ordering::Relaxed);
+        if random.one_in(2) {
+            let _ = std::fs::remove_file(self.beside.path().join("grants"));
+        }
+    }
+}
+
+/// A lock's ID as a client draws it.
+pub fn lock_id(random: &mut Random) -> LockId {
+    LockId::from_random(random.bytes(16).try_into().unwrap())
+}
+
+fn actor(session: SessionId) -> Actor {
+    Actor { uid: 0, gid: 0, pid: None, user: None, comm: None, exe: None, host: "h".to_owned(), session }
+}
