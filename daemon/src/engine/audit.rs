@@ -96,6 +96,10 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
             vec![row("start", None, Some(format!("epoch {}, stated {}", opened.epoch, opened.version)))]
         }
         What::Closed(_) => vec![row("stop", None, None)],
+        What::LossAccepted(accepted) => {
+            let note = format!("from record {} on; what was left of it is in {}", accepted.seq, accepted.aside);
+            vec![row("accept-loss", None, Some(note))]
+        }
         What::Committed(committed) => committed
             .changes
             .iter()

@@ -6,6 +6,7 @@
 
 mod audit;
 mod budget;
+mod follower;
 mod grants;
 mod handle;
 mod observed;
@@ -13,6 +14,7 @@ mod outbox;
 mod owner;
 mod record;
 mod service;
+mod snapshot;
 mod stage;
 mod start;
 mod store;
@@ -24,5 +26,6 @@ pub use handle::{Engine, Facts};
 pub use outbox::Outbox;
 pub use owner::Halt;
 pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
-pub use start::{Beginning, Ended, Replay, StartError, start};
+pub use snapshot::open as open_snapshot;
+pub use start::{Beginning, Ended, Replay, Snapshots, StartError, start};
 pub use verify::verify_offline;

@@ -120,6 +120,9 @@ impl Machine {
                 }
             }
             What::Closed(_) => {}
+            What::LossAccepted(accepted) => {
+                self.loss = Some(accepted.clone());
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod commit;
 pub mod event;
 mod lock;
 mod locks;
+pub mod snapshot;
 mod states;
 #[cfg(test)]
 mod tests;
@@ -24,13 +25,13 @@ use stated_shared::{
 
 pub use answers::Answers;
 pub use commit::{CommitAsk, StagedChange};
-use event::{Actor, BootId, Event};
+use event::{Actor, BootId, Event, LossAccepted};
 pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
 pub use states::{States, VersionEntry};
 
 /// Everything that the journal and the holders of locks have said so far.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Machine {
     repository: Option<RepositoryId>,
     keyring: Option<(Generation, Digest)>,
@@ -43,6 +44,7 @@ pub struct Machine {
     locked_before: BTreeSet<StateName>,
     answers: Answers,
     frozen: bool,
+    loss: Option<LossAccepted>,
 }
 
 /// Journal and build disagree; callers stop, and never skip the event.
@@ -206,6 +208,11 @@ impl Machine {
     /// The remembered answers.
     pub fn answers(&self) -> &Answers {
         &self.answers
+    }
+
+    /// The last loss that somebody accepted.
+    pub fn loss(&self) -> Option<&LossAccepted> {
+        self.loss.as_ref()
     }
 
     /// Whether nobody knows yet who holds what.

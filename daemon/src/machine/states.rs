@@ -36,7 +36,7 @@ pub struct CommitEntry {
 }
 
 /// Every state with all its versions; versions are dense from 1.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct States {
     by_name: BTreeMap<StateName, Vec<VersionEntry>>,
     versions: u64,
@@ -97,6 +97,11 @@ impl States {
                 Payload::Inline { .. } => None,
             })
             .collect()
+    }
+
+    pub(super) fn restore(&mut self, name: StateName, versions: Vec<VersionEntry>) {
+        self.versions += versions.len() as u64;
+        self.by_name.insert(name, versions);
     }
 
     pub(super) fn apply(

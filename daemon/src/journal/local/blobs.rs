@@ -102,7 +102,7 @@ pub(super) fn strays(dir: &Path, found: &mut Vec<(String, u64, String)>) -> io::
 }
 
 /// Shows every entry under `blob/` and, where its name is one, the blob that it is.
-fn walk(dir: &Path, see: &mut dyn FnMut(String, Option<BlobId>)) -> io::Result<()> {
+pub(super) fn walk(dir: &Path, see: &mut dyn FnMut(String, Option<BlobId>)) -> io::Result<()> {
     for shard in fs::read_dir(dir.join(BLOB_DIR))? {
         let shard = shard?;
         let shard_name = shard.file_name().to_string_lossy().into_owned();

@@ -14,9 +14,12 @@ mod append;
 mod blobs;
 mod format;
 mod header;
+mod index;
+mod lost;
 mod open;
 mod reader;
 mod segment;
+mod snapshots;
 mod tail;
 
 use std::fs::File;
@@ -25,11 +28,13 @@ use std::sync::Arc;
 
 use stated_shared::{RepositoryId, Seq};
 
-use super::{AppendError, Blobs, Ended, Journal, OpenError, OpenMode, Reader, Record, Visitor};
+use super::{AppendError, Blobs, Ended, Journal, Mark, OpenError, OpenMode, Reader, Record, Visitor};
 use append::Writer;
 use blobs::LocalBlobs;
 pub use format::{Presence, presence};
+pub use lost::Loss;
 use reader::LocalReader;
+pub use snapshots::LocalSnapshots;
 
 /// The journal of one state directory.
 pub struct LocalJournal {
@@ -55,7 +60,21 @@ impl LocalJournal {
     /// `Err` means that nothing was changed. The journal of a first start that died before its first record has none:
     /// that is so only while its one log file holds zeros (or a torn record 1), never where a file is missing.
     pub fn open(dir: &Path, repository: RepositoryId, mode: OpenMode, visit: Visitor<'_>) -> Result<Self, OpenError> {
-        open::open(dir, repository, mode, visit)
+        open::open(dir, repository, mode, None, visit)
+    }
+
+    /// As [`LocalJournal::open`], from a record on that is known to be durable: `visit` sees that one and what follows.
+    ///
+    /// Files before it are not even opened; what is damaged there is found by whoever reads it.
+    /// [`OpenError::Lost`] and [`OpenError::Rewritten`] say that the log is not the one that the mark was made of.
+    pub fn open_from(
+        dir: &Path,
+        repository: RepositoryId,
+        mode: OpenMode,
+        mark: &Mark,
+        visit: Visitor<'_>,
+    ) -> Result<Self, OpenError> {
+        open::open(dir, repository, mode, Some(mark), visit)
     }
 
     /// How the log ended when it was opened.
@@ -71,6 +90,10 @@ impl Journal for LocalJournal {
 
     fn append(&mut self, record: &Record) -> Result<(), AppendError> {
         self.writer.as_mut().ok_or(AppendError::ReadOnly)?.append(record, false)
+    }
+
+    fn has_reserve(&self, len_bytes: usize) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.has_reserve(len_bytes))
     }
 
     fn append_from_reserve(&mut self, record: &Record) -> Result<(), AppendError> {
