@@ -9,7 +9,7 @@ use stated_shared::{Failure, FailureKind, RepositoryId, Seq};
 
 use super::{chain, open_failure, storage};
 use crate::engine::{self, Replay, Snapshots};
-use crate::journal::{Ended, LocalJournal, LocalSnapshots, Loss, OpenError, OpenMode};
+use crate::journal::{Ended, Journal, LocalJournal, LocalSnapshots, Loss, Mark, OpenError, OpenMode};
 use crate::vault::Vault;
 
 /// A journal that was replayed.
@@ -25,7 +25,7 @@ pub(super) struct OpenedJournal {
 struct Refusal {
     failure: Failure,
     /// What would have to be accepted to start all the same; absent where nothing would be left.
-    loss: Option<Loss>,
+    loss: Option<Box<Loss>>,
 }
 
 /// Opens the journal. With `accept`, the record that a refusal named, the log from there on is moved to `lost/` first.
@@ -45,7 +45,7 @@ pub(super) fn open(
         (opened, _) => opened,
     };
     let mut opened = opened.map_err(Refusal::into_failure)?;
-    let next = engine_last(&opened).next();
+    let next = opened.journal.last().next();
     opened.loss = Loss::pending(dir, next).map_err(|error| cut_failure(dir, &error))?;
     // That nothing but the table of locks may know of a loss is seen when that is read.
     match accept {
@@ -72,11 +72,6 @@ pub(super) fn loss_hint(seq: Seq) -> String {
         "nothing was changed; put the files back from a copy (stated verify reads everything), or start without the \
          records from {seq} on, which are moved to lost/: stated run --accept-loss={seq}"
     )
-}
-
-fn engine_last(opened: &OpenedJournal) -> Seq {
-    use crate::journal::Journal;
-    opened.journal.last()
 }
 
 fn attempt(dir: &Path, repository: RepositoryId, vault: &Arc<Vault>, mode: OpenMode) -> Result<OpenedJournal, Refusal> {
@@ -125,7 +120,7 @@ fn attempt(dir: &Path, repository: RepositoryId, vault: &Arc<Vault>, mode: OpenM
     unreachable!("the log without a snapshot is the last to be tried")
 }
 
-fn believe(vault: &Arc<Vault>, place: &LocalSnapshots, seq: Seq) -> Result<(Replay, crate::journal::Mark), String> {
+fn believe(vault: &Arc<Vault>, place: &LocalSnapshots, seq: Seq) -> Result<(Replay, Mark), String> {
     let sealed = place.read(seq).map_err(|error| error.to_string())?;
     let (machine, mark) = engine::open_snapshot(vault, seq, &sealed).map_err(|unverified| unverified.0)?;
     Ok((Replay::of_snapshot(Arc::clone(vault), machine, &mark), mark))
@@ -134,7 +129,6 @@ fn believe(vault: &Arc<Vault>, place: &LocalSnapshots, seq: Seq) -> Result<(Repl
 impl Refusal {
     /// The log is whole, and ends before a record that a snapshot has seen.
     fn lost(proofs: Vec<(Seq, OpenError)>, journal: &LocalJournal, place: &LocalSnapshots) -> Self {
-        use crate::journal::Journal;
         let last = journal.last();
         let at = match journal.ended() {
             Ended::Torn { file, offset_bytes, .. } => Some((file.clone(), *offset_bytes)),
@@ -144,7 +138,7 @@ impl Refusal {
         let message = format!("the log ends at record {last}, but {} is newer: {why}", place.place(*seen));
         let failure = Failure::new(FailureKind::Storage, message);
         let snapshots = proofs.iter().map(|(seq, _)| *seq).collect();
-        Self { failure, loss: Some(Loss { seq: last.next(), at, snapshots }) }
+        Self { failure, loss: Some(Box::new(Loss { seq: last.next(), at, snapshots })) }
     }
 
     fn damaged(proofs: Vec<(Seq, OpenError)>, error: OpenError) -> Self {
@@ -152,7 +146,7 @@ impl Refusal {
             // Without the first record there is no repository: what is left of one is not a beginning.
             OpenError::Damaged { file, seq, offset_bytes, .. } if *seq > Seq(1) && file.starts_with("log/") => {
                 let snapshots = proofs.iter().map(|(seq, _)| *seq).collect();
-                Some(Loss { seq: *seq, at: Some((file.clone(), *offset_bytes)), snapshots })
+                Some(Box::new(Loss { seq: *seq, at: Some((file.clone(), *offset_bytes)), snapshots }))
             }
             _ => None,
         };

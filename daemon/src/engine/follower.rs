@@ -5,7 +5,7 @@
 //! locks, waiters, and whatever else lives with its holders.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use stated_shared::{Digest, Seq};
@@ -21,7 +21,7 @@ const QUEUE_LEN_MAX: usize = 4096;
 /// A snapshot is due after this many records, or …
 const RECORDS_MIN: u64 = 256;
 /// … a record for so many versions, where that is more: writing them all again must not cost more than it saves.
-const VERSIONS_PER_RECORD: u64 = 24;
+const VERSIONS_PER_RECORD: u64 = 40;
 /// A snapshot is due after this many bytes of records, or as many as some snapshots, where that is more.
 const RECORD_BYTES_MIN: u64 = 16 << 20;
 /// See [`RECORD_BYTES_MIN`].
@@ -119,13 +119,7 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
             }
         }
     };
-    loop {
-        let mut next = match receiver.try_recv() {
-            Err(TryRecvError::Empty) => receiver.recv().ok(),
-            Err(TryRecvError::Disconnected) => None,
-            Ok(durable) => Some(durable),
-        };
-        let Some(durable) = next.take() else { return };
+    while let Ok(durable) = receiver.recv() {
         for event in &durable.events {
             if let Err(divergence) = machine.apply(durable.seq, event) {
                 tracing::error!(seq = %durable.seq, "no more snapshots are written: {divergence}");

@@ -111,3 +111,128 @@ fn unpack(frame: &[u8]) -> std::io::Result<Vec<u8>> {
     zstd::stream::read::Decoder::new(frame)?.take(LINES_LEN_MAX).read_to_end(&mut lines)?;
     Ok(lines)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use stated_shared::{Generation, SessionId, Timestamp};
+
+    use super::*;
+    use crate::machine::event::{Actor, Change, Committed, Content, Event, Payload, What};
+    use crate::vault::{ChainKey, Keyring};
+
+    fn vault(key: u8) -> Vault {
+        let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".parse().unwrap();
+        let (repository, mut bytes) = (RepositoryId([5; 16]), [key; 32]);
+        let keyring =
+            Keyring::new(Generation(1), repository, ChainKey::new(&mut bytes), vec![recipient], Timestamp(0)).unwrap();
+        let digest = keyring.seal().unwrap().digest;
+        Vault::new(keyring, digest)
+    }
+
+    fn mark(seq: u64) -> Mark {
+        Mark { seq: Seq(seq), mac: Digest([7; 32]), file: "log/0000000000000001.log".to_owned(), offset_bytes: 5 }
+    }
+
+    /// One state with as many versions, each of a record of its own.
+    fn machine(versions: u64) -> Machine {
+        let actor = Actor {
+            uid: 1000,
+            gid: 1000,
+            pid: Some(4211),
+            user: Some("alice".to_owned()),
+            comm: Some("statectl".to_owned()),
+            exe: Some("/usr/bin/statectl".to_owned()),
+            host: "build-7".to_owned(),
+            session: SessionId([3; 16]),
+        };
+        let mut machine = Machine::default();
+        for n in 1..=versions {
+            let content = Content {
+                sha256: vault::sha256(&n.to_be_bytes()),
+                size_bytes: n,
+                serial: Some(n),
+                lineage: Some("9b0d3a2c-9c1f-4b7e-8f0a-1d2c3b4a5968".to_owned()),
+                payload: Payload::Inline { offset_bytes: 0, len_bytes: n },
+            };
+            let change = Change {
+                state: "prod/network".parse().unwrap(),
+                version: stated_shared::Version(n),
+                content: Some(content),
+                forced: false,
+            };
+            let committed = Committed {
+                number: n,
+                changes: vec![change],
+                unchanged: Vec::new(),
+                message: None,
+                labels: Default::default(),
+                fences: Vec::new(),
+            };
+            let event = Event { at: Timestamp(n), actor: actor.clone(), what: What::Committed(committed) };
+            machine.apply(Seq(n), &event).unwrap();
+        }
+        machine
+    }
+
+    #[test]
+    fn a_snapshot_opens_to_the_machine_that_it_is_of() {
+        let (vault, machine) = (vault(9), machine(50));
+        let sealed = seal(&vault, &machine, &mark(50)).unwrap();
+        let (restored, at) = open(&vault, Seq(50), &sealed).unwrap();
+        assert_eq!((restored, at), (machine, mark(50)));
+        assert!(open(&vault, Seq(51), &sealed).is_err(), "another name");
+    }
+
+    #[test]
+    fn every_flipped_byte_of_a_snapshot_is_noticed() {
+        let (vault, machine) = (vault(9), machine(3));
+        let sealed = seal(&vault, &machine, &mark(3)).unwrap();
+        for at in 0..sealed.len() {
+            let mut flipped = sealed.clone();
+            flipped[at] ^= 1;
+            assert!(open(&vault, Seq(3), &flipped).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_by_somebody_without_the_chain_key_is_not_believed() {
+        let vault = vault(9);
+        let sealed = seal(&vault, &machine(3), &mark(3)).unwrap();
+        let genuine = vault.open(&sealed, 1 << 20).unwrap();
+        let (_, frame) = genuine.split_at(MAC_DIGITS + 1);
+        // The forger has the public key and may seal whatever it likes, the genuine lines too.
+        for mac in [Digest([0; 32]), vault.tag("grant table", frame), vault::sha256(frame)] {
+            let forged = [format!("{mac}\n").as_bytes(), frame].concat();
+            let error = open(&vault, Seq(3), &vault.seal(&forged).unwrap()).unwrap_err();
+            assert!(error.0.contains("HMAC"), "{}", error.0);
+        }
+    }
+
+    /// Prints what a snapshot costs: `cargo test --release -p stated --lib snapshot_costs -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement: it asserts nothing"]
+    #[expect(clippy::disallowed_methods, reason = "it measures")]
+    fn snapshot_costs() {
+        let vault = vault(9);
+        for versions in [100, 1000, 10_000, 44_000] {
+            let machine = machine(versions);
+            let began = Instant::now();
+            let clone = machine.clone();
+            let cloned = began.elapsed();
+            drop(clone);
+            let began = Instant::now();
+            let sealed = seal(&vault, &machine, &mark(versions)).unwrap();
+            let sealing = began.elapsed();
+            let began = Instant::now();
+            let restored = open(&vault, Seq(versions), &sealed).unwrap();
+            let opening = began.elapsed();
+            assert_eq!(restored.0, machine);
+            println!(
+                "{versions} versions: clone {cloned:?}, seal {sealing:?}, open {opening:?}, {} bytes",
+                sealed.len()
+            );
+        }
+    }
+}
