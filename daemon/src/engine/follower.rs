@@ -5,8 +5,9 @@
 //! locks, waiters, and whatever else lives with its holders.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use stated_shared::{Digest, Seq};
 
@@ -26,8 +27,12 @@ const VERSIONS_PER_RECORD: u64 = 40;
 const RECORD_BYTES_MIN: u64 = 16 << 20;
 /// See [`RECORD_BYTES_MIN`].
 const SNAPSHOTS_PER_RECORD_BYTES: u64 = 4;
-/// A clean stop writes a snapshot where fewer records than this would be no quicker to read than it.
-const RECORDS_AT_STOP_MIN: u64 = 32;
+/// At a stop, and where nothing comes for a while, a snapshot is due after as few records as this, or …
+const RECORDS_AT_REST_MIN: u64 = 32;
+/// … a record for so many versions, where that is more. See [`VERSIONS_PER_RECORD`].
+const VERSIONS_PER_RECORD_AT_REST: u64 = 400;
+/// How long nothing came before the daemon is at rest.
+const REST: Duration = Duration::from_millis(250);
 
 /// A record that became durable.
 pub(super) struct Durable {
@@ -119,7 +124,25 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
             }
         }
     };
-    while let Ok(durable) = receiver.recv() {
+    let mut head = None;
+    loop {
+        let versions = machine.states().version_count();
+        let at_rest = records >= RECORDS_AT_REST_MIN.max(versions / VERSIONS_PER_RECORD_AT_REST);
+        // One that is due at rest is waited for once; without it there is nothing to wake up for.
+        let next = match head {
+            Some(_) if at_rest => receiver.recv_timeout(REST),
+            _ => receiver.recv().map_err(RecvTimeoutError::from),
+        };
+        let durable = match (next, head) {
+            (Ok(durable), _) => durable,
+            (Err(RecvTimeoutError::Timeout), Some(head)) => {
+                snapshot_len = write(&machine, head, &mut last).unwrap_or(snapshot_len);
+                (records, record_bytes) = (0, 0);
+                continue;
+            }
+            (Err(_), _) => return,
+        };
+        head = Some(durable.head);
         for event in &durable.events {
             if let Err(divergence) = machine.apply(durable.seq, event) {
                 tracing::error!(seq = %durable.seq, "no more snapshots are written: {divergence}");
@@ -128,9 +151,9 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
         }
         records += 1;
         record_bytes += durable.len_bytes;
-        let versions = machine.states().count().1;
+        let versions = machine.states().version_count();
         let is_due_now = match durable.kind {
-            RecordKind::Closed => is_due || records >= RECORDS_AT_STOP_MIN,
+            RecordKind::Closed => is_due || records >= RECORDS_AT_REST_MIN.max(versions / VERSIONS_PER_RECORD_AT_REST),
             RecordKind::Batch => {
                 is_due
                     || records >= RECORDS_MIN.max(versions / VERSIONS_PER_RECORD)

@@ -89,6 +89,11 @@ impl States {
         (exist.count() as u64, self.versions)
     }
 
+    /// How many versions are kept, without a look at each state.
+    pub fn version_count(&self) -> u64 {
+        self.versions
+    }
+
     /// The names of all blobs that some version needs.
     pub fn blobs(&self) -> BTreeSet<&str> {
         self.all()
