@@ -1,5 +1,7 @@
 //! Where the concrete types meet: from settings to a daemon that serves, and back to nothing.
 
+mod opening;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -10,11 +12,12 @@ use stated_shared::{Actor, Damage, Failure, FailureKind, Generation, RepositoryI
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::opening::OpenedJournal;
 use crate::config::Settings;
 use crate::disk::{Disk, RealDisk};
-use crate::engine::{self, Beginning, Facts, Halt, Replay, StartError};
-use crate::host::{self, Clock, DirectoryLock, GrantTable, Socket, Supervisor, Users};
-use crate::journal::{Ended, LocalJournal, OpenError, OpenMode, Presence, presence};
+use crate::engine::{self, Beginning, Facts, Halt, StartError};
+use crate::host::{self, Clock, DirectoryLock, GrantTable, Loaded, Socket, Supervisor, Users};
+use crate::journal::{Ended, Journal, LocalJournal, Loss, OpenError, OpenMode, Presence, presence};
 use crate::session::{self, Rules};
 use crate::vault::{self, ChainKey, Identities, IdentityError, Keyring, KeyringError, Recipient, Vault};
 
@@ -50,7 +53,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     if let Some(founded) = &founded {
         announce(&settings, founded);
     }
-    let opened = open(&disk, &settings, &identities(&settings)?, OpenMode::Repair)?;
+    let mut opened = open(&disk, &settings, &identities(&settings)?, OpenMode::Repair)?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
     let socket = match Socket::activated().map_err(|error| error.failure())? {
         Some(socket) => socket,
@@ -62,6 +65,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     let table = settings.socket.with_file_name("grants");
     let grants = GrantTable::open(&table, &key, clock.boot_id())
         .map_err(|error| Failure::new(FailureKind::Storage, chain(&error)))?;
+    accept_loss(&*disk, &settings, &mut opened.journal, &grants.1)?;
     let facts = Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: host::host_name(),
@@ -70,8 +74,9 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
         socket: settings.socket.clone(),
     };
     let budget = engine::ContentBudget::new(settings.content_memory_bytes);
-    let journal = Box::new(opened.journal);
-    let beginning = Beginning { replay: opened.replay, journal, clock, grants, facts, budget, daemon };
+    let OpenedJournal { replay, journal, snapshots, loss } = opened.journal;
+    let journal = Box::new(journal);
+    let beginning = Beginning { replay, journal, clock, grants, facts, budget, daemon, snapshots, loss };
     let (engine, mut ended) = engine::start(beginning, &tracker).map_err(start_failure)?;
     tracing::info!(socket = %settings.socket.display(), state_dir = %settings.state_dir.display(), "serving");
     Supervisor.ready(&match founded {
@@ -119,7 +124,8 @@ pub fn verify(settings: &Settings) -> Result<(u64, Vec<Damage>), Failure> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     present(&*disk, settings)?;
     let opened = open(&disk, settings, &identities(settings)?, OpenMode::ReadOnly)?;
-    let found = engine::verify_offline(&opened.replay, &opened.journal, &settings.state_dir);
+    let OpenedJournal { replay, journal, .. } = &opened.journal;
+    let found = engine::verify_offline(replay, journal, &settings.state_dir);
     Ok((found.records, found.damage))
 }
 
@@ -199,12 +205,11 @@ fn filesystem(dir: &Path) -> Result<String, Failure> {
 }
 
 pub(crate) struct OpenedDirectory {
-    pub replay: Replay,
-    pub journal: LocalJournal,
+    pub journal: OpenedJournal,
     pub vault: Arc<Vault>,
 }
 
-/// Opens keyring and journal; the log is replayed and checked on the way.
+/// Opens keyring and journal; the log since the last snapshot is replayed and checked on the way.
 pub(crate) fn open(
     disk: &Arc<dyn Disk>,
     settings: &Settings,
@@ -219,13 +224,32 @@ pub(crate) fn open(
         return Err(foreign_keyring(keyring.repository(), repository));
     }
     let vault = Arc::new(Vault::new(keyring, digest));
-    let mut replay = Replay::new(Arc::clone(&vault));
-    let journal = LocalJournal::open(disk, &settings.state_dir, repository, mode, &mut |record| replay.visit(record))
-        .map_err(open_failure)?;
-    if let Ended::Torn { seq, file, offset_bytes } = journal.ended() {
+    let journal = opening::open(disk, &settings.state_dir, repository, &vault, mode, settings.accept_loss)?;
+    if let Ended::Torn { seq, file, offset_bytes } = journal.journal.ended() {
         tracing::warn!(%seq, file, offset_bytes, "the last record was never acknowledged and is torn: it is dropped");
     }
-    Ok(OpenedDirectory { replay, journal, vault })
+    Ok(OpenedDirectory { journal, vault })
+}
+
+/// What an accepted loss asks for once the table of locks is read, which may be all that knows of it.
+fn accept_loss(
+    disk: &dyn Disk,
+    settings: &Settings,
+    opened: &mut OpenedJournal,
+    table: &Loaded,
+) -> Result<(), Failure> {
+    let last = opened.journal.last();
+    if let (Some(seq), None) = (settings.accept_loss, &opened.loss) {
+        if table.seq_max <= last {
+            return Err(opening::nothing_lost(seq, last.next()));
+        }
+        opened.loss = Some(opening::accept_unseen(disk, &settings.state_dir, seq)?);
+    }
+    match &opened.loss {
+        Some(aside) => Loss::set_aside_blobs(disk, &settings.state_dir, aside, &opened.replay.blobs())
+            .map_err(|error| storage(&settings.state_dir, "move the lost blobs within", &error)),
+        None => Ok(()),
+    }
 }
 
 /// The repository that is there.
@@ -409,8 +433,9 @@ fn keyring_failure(error: &KeyringError, settings: &Settings) -> Failure {
 
 fn start_failure(error: StartError) -> Failure {
     match error {
-        StartError::Lost { .. } => Failure::new(FailureKind::Storage, chain(&error))
-            .hint("the state directory went back in time: put the newer one back, or move the file grants beside the socket away"),
+        StartError::Lost { last, .. } => {
+            Failure::new(FailureKind::Storage, chain(&error)).hint(opening::loss_hint(last.next()))
+        }
         StartError::Halt(halt) => halt_failure(&halt),
         _ => Failure::new(FailureKind::Storage, chain(&error)),
     }

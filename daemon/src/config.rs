@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use stated_shared::paths::{self, Environment};
-use stated_shared::{Failure, FailureKind};
+use stated_shared::{Failure, FailureKind, Seq};
 
 /// Content bytes that the daemon holds in memory at once, where the configuration does not say.
 const CONTENT_MEMORY_MIB: u64 = 1024;
@@ -47,6 +47,8 @@ pub struct Settings {
     pub recipients: Vec<String>,
     /// Content bytes that the daemon holds in memory at once.
     pub content_memory_bytes: u64,
+    /// The first record of the log's end that is lost, where somebody accepts that; of the command line only.
+    pub accept_loss: Option<Seq>,
 }
 
 impl Settings {
@@ -86,6 +88,7 @@ impl Settings {
             identity: absolute(&file.identity.map_or_else(|| dir.join("identity.txt"), beside))?,
             recipients: file.recipients,
             content_memory_bytes: file.content_memory_mib.unwrap_or(CONTENT_MEMORY_MIB).max(1) << 20,
+            accept_loss: None,
         })
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use stated::boot;
 use stated::config::{Flags, Settings};
 use stated_shared::paths::ProcessEnvironment;
-use stated_shared::{Failure, FailureKind};
+use stated_shared::{Failure, FailureKind, Seq};
 use tracing_subscriber::EnvFilter;
 
 /// Keeps state files encrypted, versioned and locked, for every process of this host.
@@ -26,7 +26,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve, in the foreground (the default)
-    Run(Places),
+    Run {
+        #[command(flatten)]
+        places: Places,
+        /// Start without the records from SEQ on, which are damaged or missing: they are moved to lost/, and that is
+        /// recorded. SEQ is the number that the refused start named
+        #[arg(long, value_name = "SEQ")]
+        accept_loss: Option<Seq>,
+    },
     /// Make a new state directory and, where none is configured, the key that opens it
     Init(Places),
     /// Read everything in the state directory and name what is damaged; changes nothing
@@ -67,8 +74,8 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
     let done = match cli.command {
-        None => run(cli.places),
-        Some(Command::Run(places)) => run(places),
+        None => run(cli.places, None),
+        Some(Command::Run { places, accept_loss }) => run(places, accept_loss),
         Some(Command::Init(places)) => init(places),
         Some(Command::Verify(places)) => verify(places),
         Some(Command::Inspect(places)) => inspect(places),
@@ -84,8 +91,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(places: Places) -> Result<(), Failure> {
-    let settings = places.settings()?;
+fn run(places: Places, accept_loss: Option<Seq>) -> Result<(), Failure> {
+    let settings = Settings { accept_loss, ..places.settings()? };
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

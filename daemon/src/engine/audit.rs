@@ -100,6 +100,10 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
             let note = Some(tagged.tag.to_string());
             vec![Row { version: Some(tagged.version), ..row(verb, Some(&tagged.state), note) }]
         }
+        What::LossAccepted(accepted) => {
+            let note = format!("from record {} on; what was left of it is in {}", accepted.seq, accepted.aside);
+            vec![row("accept-loss", None, Some(note))]
+        }
         What::Committed(committed) => committed
             .changes
             .iter()

@@ -7,6 +7,7 @@
 mod audit;
 mod budget;
 mod changes;
+mod follower;
 mod grants;
 mod handle;
 mod observed;
@@ -14,6 +15,7 @@ mod outbox;
 mod owner;
 mod record;
 mod service;
+mod snapshot;
 mod stage;
 mod start;
 #[cfg(test)]
@@ -29,7 +31,8 @@ pub use owner::Halt;
 #[cfg(fuzzing)]
 pub use record::fuzz_record;
 pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
-pub use start::{Beginning, Ended, Replay, StartError, start};
+pub use snapshot::open as open_snapshot;
+pub use start::{Beginning, Ended, Replay, Snapshots, StartError, start};
 #[cfg(test)]
 pub(crate) use stepped::Stepped;
 pub use verify::verify_offline;

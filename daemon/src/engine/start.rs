@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::budget::ContentBudget;
+use super::follower::{Follower, Following};
 use super::grants::GrantBook;
 use super::handle::{self, Engine, Facts, Shared};
 use super::owner::{Command, Halt, Owner, Parts};
@@ -15,9 +16,9 @@ use super::record;
 use super::store::Store;
 use super::watermark::Watermark;
 use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
-use crate::journal::{Journal, Record, RecordKind, Unverified};
+use crate::journal::{Journal, LocalSnapshots, Mark, Record, RecordKind, Unverified};
 use crate::machine::Machine;
-use crate::machine::event::{Actor, BootId, Event, Founded, Opened, What};
+use crate::machine::event::{Actor, BootId, Event, Founded, LossAccepted, Opened, What};
 use crate::vault::Vault;
 
 /// Commands that wait for the owner; beyond it connections wait, and with them their peers.
@@ -29,16 +30,29 @@ pub struct Replay {
     machine: Machine,
     head: Digest,
     closed: bool,
+    /// The snapshot that it began with.
+    snapshot: Option<Seq>,
 }
 
 impl Replay {
     /// Of nothing yet.
     pub fn new(vault: Arc<Vault>) -> Self {
-        Self { vault, machine: Machine::default(), head: Digest::ZERO, closed: false }
+        Self { vault, machine: Machine::default(), head: Digest::ZERO, closed: false, snapshot: None }
+    }
+
+    /// Of everything up to the record that a snapshot was made at.
+    pub fn of_snapshot(vault: Arc<Vault>, machine: Machine, mark: &Mark) -> Self {
+        Self { vault, machine, head: mark.mac, closed: false, snapshot: Some(mark.seq) }
     }
 
     /// Believes a record if the chain does, and folds its events in.
     pub fn visit(&mut self, record: &Record) -> Result<RecordKind, Unverified> {
+        if self.snapshot == Some(record.seq) {
+            // The journal has compared its MAC with the snapshot's; that nothing else of it changed, age tells.
+            let kind = record::open_unchained(&self.vault, record)?.kind;
+            self.closed = kind == RecordKind::Closed;
+            return Ok(kind);
+        }
         let opened = record::open(&self.vault, self.head, record)?;
         for event in &opened.events {
             self.machine.apply(record.seq, event).map_err(|divergence| Unverified(divergence.to_string()))?;
@@ -54,6 +68,11 @@ impl Replay {
 
     pub(super) fn head(&self) -> Digest {
         self.head
+    }
+
+    /// The names of all blobs that some version needs.
+    pub fn blobs(&self) -> std::collections::BTreeSet<&str> {
+        self.machine.states().blobs()
     }
 
     /// What the journal says of itself: the keyring that counts.
@@ -106,6 +125,18 @@ pub struct Beginning {
     pub budget: ContentBudget,
     /// The daemon itself, as an actor.
     pub daemon: stated_shared::Actor,
+    /// Where snapshots are kept.
+    pub snapshots: Snapshots,
+    /// The accepted loss of the log's end that no record tells of yet: where what was left of it is.
+    pub loss: Option<String>,
+}
+
+/// Where snapshots are kept, and whether one is wanted at once.
+pub struct Snapshots {
+    /// The place; absent where there is none.
+    pub place: Option<LocalSnapshots>,
+    /// A newer one than the one that the start used did not verify.
+    pub is_due: bool,
 }
 
 /// How the engine ended; the process must exit with it.
@@ -133,8 +164,9 @@ pub(super) struct Begun {
 }
 
 pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun, StartError> {
-    let Beginning { replay, journal, clock, grants: (mut table, loaded), facts, budget, daemon } = beginning;
-    let Replay { vault, machine, head, closed } = replay;
+    let Beginning { replay, journal, clock, grants: (mut table, loaded), facts, budget, daemon, snapshots, loss } =
+        beginning;
+    let Replay { vault, machine, head, closed, snapshot } = replay;
     let daemon = Actor::from(daemon);
     let last = journal.last();
     if let Some((generation, digest)) = machine.keyring()
@@ -142,7 +174,9 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     {
         return Err(StartError::Keyring(generation));
     }
-    if loaded.seq_max > last {
+    if loss.is_some() {
+        table.go_back(last);
+    } else if loaded.seq_max > last {
         return Err(StartError::Lost { last, seen: loaded.seq_max });
     }
     sweep(&machine, journal.as_ref()).map_err(StartError::Blobs)?;
@@ -171,6 +205,17 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     }
     let opened = Opened { epoch, boot, boottime_ms: time.boottime_ms, version: facts.version.clone() };
     events.push(event(What::Opened(opened)));
+    let accepted = loss.clone().map(|aside| LossAccepted { seq: last.next(), aside }).or(machine.loss().cloned());
+    // As long as somebody may want to look at it.
+    let accepted = accepted.filter(|accepted| facts.state_dir.join(&accepted.aside).exists());
+    let notes = accepted.map(|LossAccepted { seq, aside }| {
+        format!("the log from record {seq} on was lost, and that was accepted: what was left of it is in {aside}")
+    });
+    let notes = notes.into_iter().collect();
+    if let Some(aside) = loss {
+        tracing::warn!(seq = %last.next(), aside, "the end of the log was lost, and that was accepted");
+        events.push(event(What::LossAccepted(LossAccepted { seq: last.next(), aside })));
+    }
 
     let (sender, commands) = mpsc::channel(QUEUE_LEN_MAX);
     let watermark = Arc::new(Watermark::new(last, head));
@@ -183,7 +228,20 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     });
     let runtime = tokio::runtime::Handle::current();
     let book = GrantBook::new(table, runtime, tracker.clone(), sender.downgrade());
-    let mut owner = Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, daemon });
+    let follower = match snapshots.place {
+        None => Follower::absent(),
+        Some(place) => Follower::start(Following {
+            machine: machine.clone(),
+            vault: Arc::clone(&vault),
+            reader: journal.reader(),
+            snapshots: place,
+            last: snapshot,
+            is_due: snapshots.is_due,
+        })
+        .map_err(StartError::Thread)?,
+    };
+    let mut owner =
+        Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, daemon, follower, notes });
     owner.start(events, loaded.entries, frozen)?;
     Ok(Begun { engine: Engine { sender, shared }, owner, commands })
 }

@@ -1,13 +1,16 @@
 //! Reading everything up to the watermark, to name whatever is not what was written.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use stated_shared::{Damage, Digest, Generation, Seq, Verified};
 
 use super::record;
+use super::snapshot;
 use super::start::Replay;
 use super::store::Store;
-use crate::journal::Journal;
+use crate::disk::RealDisk;
+use crate::journal::{Journal, LocalSnapshots, ReadError};
 use crate::machine::event::{Payload, What};
 use crate::vault;
 
@@ -20,7 +23,9 @@ pub(super) fn verify(
     read_data: bool,
 ) -> Verified {
     let mut found = Verified { records: 0, payloads: 0, seq: last, head, damage: Vec::new() };
-    let mut prev = Digest::ZERO;
+    // Unknown after a record that is not there: what follows it is believed by what follows that.
+    let mut prev = Some(Digest::ZERO);
+    let mut missing = None;
     for n in 1..=last.0 {
         let seq = Seq(n);
         let (file, offset_bytes) = store.reader.place(seq);
@@ -28,19 +33,28 @@ pub(super) fn verify(
         let record = match store.reader.record(seq) {
             Ok(record) => record,
             Err(error) => {
-                damage(format!("record {seq}: {error}"));
+                prev = None;
+                // A file's absence is said once, below, and not for each of its records.
+                match error {
+                    ReadError::Missing(_) => missing = missing.or(Some(seq)),
+                    error => damage(format!("record {seq}: {error}")),
+                }
                 continue;
             }
         };
-        let opened = match record::open(&store.vault, prev, &record) {
+        let opened = match prev {
+            Some(prev) => record::open(&store.vault, prev, &record),
+            None => record::open_unchained(&store.vault, &record),
+        };
+        let opened = match opened {
             Ok(opened) => opened,
             Err(unverified) => {
                 damage(format!("record {seq}: {}", unverified.0));
-                prev = record.mac;
+                prev = Some(record.mac);
                 continue;
             }
         };
-        prev = record.mac;
+        prev = Some(record.mac);
         found.records += 1;
         if read_data {
             let contents = opened.events.iter().filter_map(|event| match &event.what {
@@ -65,7 +79,7 @@ pub(super) fn verify(
             }
         }
     }
-    if prev != head && found.damage.is_empty() {
+    if prev != Some(head) && found.damage.is_empty() {
         let (file, offset_bytes) = store.reader.place(last);
         found.damage.push(Damage {
             file,
@@ -79,6 +93,10 @@ pub(super) fn verify(
         }
         Err(error) => found.damage.push(Damage { file: "log".to_owned(), offset_bytes: 0, what: error.to_string() }),
     }
+    if let Some(seq) = missing.filter(|_| found.damage.is_empty()) {
+        found.damage.push(Damage { file: "log".to_owned(), offset_bytes: 0, what: format!("record {seq} is missing") });
+    }
+    found.damage.extend(check_snapshots(store, last, &LocalSnapshots::new(Arc::new(RealDisk), state_dir)));
     if let Some((generation, digest)) = keyring {
         let file = format!("keys/{generation}.age");
         let what = match std::fs::read(state_dir.join(&file)) {
@@ -87,6 +105,36 @@ pub(super) fn verify(
             Err(error) => Some(format!("it cannot be read: {error}")),
         };
         found.damage.extend(what.map(|what| Damage { file, offset_bytes: 0, what }));
+    }
+    found
+}
+
+/// What is wrong with the snapshots: a start does without them, and yet nothing that is kept is damaged in silence.
+fn check_snapshots(store: &Store, last: Seq, place: &LocalSnapshots) -> Vec<Damage> {
+    let damage = |file: String, what: String| Damage { file, offset_bytes: 0, what };
+    let (seqs, strays) = match place.list() {
+        Ok(listed) => listed,
+        Err(error) => return vec![damage("snap".to_owned(), format!("it cannot be listed: {error}"))],
+    };
+    let mut found: Vec<Damage> =
+        strays.into_iter().map(|file| damage(file, "a file that is no snapshot".to_owned())).collect();
+    for seq in seqs {
+        let checked = match place.read(seq) {
+            // A newer one has taken its place meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => Err(format!("it cannot be read: {error}")),
+            Ok(sealed) => snapshot::open(&store.vault, seq, &sealed).map_err(|unverified| unverified.0),
+        };
+        let what = match checked {
+            Ok((_, mark)) if seq <= last => match store.reader.record(seq) {
+                Ok(record) if record.mac != mark.mac => Some("it is of another log than this one".to_owned()),
+                // What is wrong with the record is said of the record.
+                Ok(_) | Err(_) => None,
+            },
+            Ok(_) => None,
+            Err(what) => Some(what),
+        };
+        found.extend(what.map(|what| damage(place.place(seq), what)));
     }
     found
 }

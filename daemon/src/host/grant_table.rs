@@ -162,6 +162,13 @@ impl GrantTable {
         self.rewrite()
     }
 
+    /// Forgets that the journal was further once: its end is lost, and that was accepted. To be called before
+    /// [`Self::begin`].
+    pub fn go_back(&mut self, last: Seq) {
+        self.seq_max = self.seq_max.min(last);
+        self.live.values_mut().for_each(|(seq, _)| *seq = (*seq).min(last));
+    }
+
     /// Adds or replaces an entry, before the grant is answered. `Err`: it may or may not be found by a successor.
     pub fn put(&mut self, id: &str, seq: Seq, entry: &[u8]) -> Result<(), GrantTableError> {
         let body = body_of(Kind::Put, seq, id, entry)?;

@@ -12,3 +12,5 @@ pub const RESERVE_LEN: u64 = 64 << 10;
 pub const SECTOR_LEN: usize = 512;
 /// A log file longer than this was not written by us.
 pub const SEGMENT_LEN_MAX: u64 = SEGMENT_LEN + 2 * RECORD_LEN_MAX as u64;
+/// Longest snapshot, in bytes: some million versions.
+pub const SNAPSHOT_LEN_MAX: u64 = 1 << 30;

@@ -19,7 +19,7 @@ use stated_shared::{Digest, Seq};
 
 #[cfg(fuzzing)]
 pub use local::fuzz_header;
-pub use local::{LocalJournal, Presence, presence};
+pub use local::{LocalJournal, LocalSnapshots, Loss, Presence, presence};
 pub use memory::{Fault, Landed, MemoryJournal, MemoryStorage};
 
 /// One durable append: a batch of events, sealed.
@@ -40,6 +40,19 @@ pub enum RecordKind {
     Batch,
     /// The daemon stopped in good order after it: nothing unsynced can follow.
     Closed,
+}
+
+/// A record that is known to be durable, and where it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The record.
+    pub seq: Seq,
+    /// The chain's MAC at it.
+    pub mac: Digest,
+    /// Its file, relative to the state directory.
+    pub file: String,
+    /// Where it starts.
+    pub offset_bytes: u64,
 }
 
 /// What opening may change.
@@ -100,6 +113,13 @@ pub trait Journal: Send {
 
     /// Makes the record durable. `Err` obliges the caller as its [`AppendError::fate`] says.
     fn append(&mut self, record: &Record) -> Result<(), AppendError>;
+
+    /// Whether [`Journal::append_from_reserve`] of a record of this length finds its room, although
+    /// [`Journal::make_room`] found none.
+    fn has_reserve(&self, len_bytes: usize) -> bool {
+        let _ = len_bytes;
+        false
+    }
 
     /// As [`Journal::append`], for what must go through on a full disk (a release, a break, a prune): it may use the
     /// room that ordinary records leave.
@@ -263,6 +283,24 @@ pub enum OpenError {
         path: PathBuf,
         /// What was found.
         what: String,
+    },
+    /// A record that is known to have been durable is not there.
+    #[error("record {seq} was durable and is not in {file} any more")]
+    Lost {
+        /// The record.
+        seq: Seq,
+        /// The file that held it, relative to the state directory.
+        file: String,
+    },
+    /// A record is another than the one that is known to have been durable.
+    #[error("record {seq} in {file} at byte {offset_bytes} is another than the one that was durable")]
+    Rewritten {
+        /// The record.
+        seq: Seq,
+        /// Its file, relative to the state directory.
+        file: String,
+        /// Where it starts.
+        offset_bytes: u64,
     },
     /// Bytes that were durable are not what was written. Nothing was changed.
     #[error("{file} is damaged at byte {offset_bytes} (record {seq}): {what}")]

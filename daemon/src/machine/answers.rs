@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use stated_shared::limits::{ANSWER_SESSIONS_MAX, ANSWERS_PER_SESSION_MAX};
-use stated_shared::{LockId, Reply, SessionId};
+use stated_shared::{LockId, Reply, SessionId, StateName, Version};
 
 /// An answer that is given again.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,17 +13,19 @@ pub enum Answer {
     Reply(Reply),
     /// The lease of this ID, with its present end.
     Lease(LockId),
+    /// The version that was tagged, with its present tags.
+    Tagged(StateName, Version),
 }
 
 /// The last answers of the last sessions. Bounded in both directions, the oldest go first.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Answers {
     by_session: BTreeMap<SessionId, Remembered>,
     /// Sessions in the order of their first answer.
     order: VecDeque<SessionId>,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Remembered {
     uid: u32,
     answers: VecDeque<(u64, Answer)>,
@@ -39,6 +41,14 @@ impl Answers {
     /// The user that a session belongs to, as far as it is remembered.
     pub fn owner(&self, session: SessionId) -> Option<u32> {
         self.by_session.get(&session).map(|remembered| remembered.uid)
+    }
+
+    /// Every session with its user and its answers; the one that goes first comes first.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = (SessionId, u32, impl Iterator<Item = &(u64, Answer)>)> {
+        self.order.iter().filter_map(|session| {
+            let remembered = self.by_session.get(session)?;
+            Some((*session, remembered.uid, remembered.answers.iter()))
+        })
     }
 
     pub(super) fn put(&mut self, session: SessionId, uid: u32, number: u64, answer: Answer) {

@@ -121,8 +121,12 @@ impl Machine {
             }
             What::Closed(_) => {}
             What::Tagged(tagged) => {
-                let info = self.states.tag(tagged)?;
-                self.answers.put(session, uid, tagged.number, Answer::Reply(Reply::Version(info)));
+                self.states.tag(tagged)?;
+                let answer = Answer::Tagged(tagged.state.clone(), tagged.version);
+                self.answers.put(session, uid, tagged.number, answer);
+            }
+            What::LossAccepted(accepted) => {
+                self.loss = Some(accepted.clone());
             }
         }
         Ok(())

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use stated_shared as wire;
 use stated_shared::{
-    Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, SessionId, StateName, TagName, Timestamp, Version,
+    Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, SessionId, StateName, TagName, Timestamp,
+    Version,
 };
 
 /// Something that happened, by whom and when.
@@ -45,6 +46,8 @@ pub enum What {
     Closed(Closed),
     /// A version got a tag, or lost it.
     Tagged(Tagged),
+    /// Somebody started the daemon without the end of the log, which was lost or damaged.
+    LossAccepted(LossAccepted),
 }
 
 /// See [`What::Founded`].
@@ -266,6 +269,15 @@ pub struct Tagged {
     pub removed: bool,
 }
 
+/// See [`What::LossAccepted`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LossAccepted {
+    /// The first record that is not there any more; the one of this number tells of the loss.
+    pub seq: Seq,
+    /// What is left of the lost part, relative to the state directory.
+    pub aside: String,
+}
+
 /// The stored form of a lock's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -288,6 +300,24 @@ impl From<&Content> for wire::ContentInfo {
             size_bytes: content.size_bytes,
             serial: content.serial,
             lineage: content.lineage.clone(),
+        }
+    }
+}
+
+impl What {
+    /// Whether it makes room or lets others go on, and so must go through on a full disk.
+    pub fn is_release(&self) -> bool {
+        match self {
+            Self::LeaseEnded(_) | Self::Broken(_) => true,
+            Self::Founded(_)
+            | Self::Opened(_)
+            | Self::Committed(_)
+            | Self::LeaseGranted(_)
+            | Self::LeaseRenewed(_)
+            | Self::Observed(_)
+            | Self::Closed(_)
+            | Self::Tagged(_)
+            | Self::LossAccepted(_) => false,
         }
     }
 }
@@ -318,7 +348,7 @@ impl From<Kind> for LockKind {
 pub struct BootId(pub String);
 
 /// Who did it, as the kernel and the client said at the time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Actor {
     /// Effective user ID.
     pub uid: u32,

@@ -110,7 +110,7 @@ pub struct Released {
 }
 
 /// All grants and waiters.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Locks {
     grants: BTreeMap<LockId, Grant>,
     holders: BTreeMap<StateName, Vec<LockId>>,
@@ -155,6 +155,26 @@ impl Locks {
     /// The last grant of this ID that ended, while that is remembered.
     pub fn released(&self, id: &LockId) -> Option<Released> {
         self.released.get(id).copied()
+    }
+
+    /// What is remembered of grants that ended; the one that is forgotten first comes first.
+    pub(super) fn released_in_order(&self) -> impl Iterator<Item = (&LockId, Released)> {
+        self.released_order.iter().filter_map(|id| Some((id, *self.released.get(id)?)))
+    }
+
+    /// The names with several holders, with these in the order of their grants.
+    pub(super) fn shared_names(&self) -> impl Iterator<Item = (&StateName, &[LockId])> {
+        self.holders.iter().filter(|(_, ids)| ids.len() > 1).map(|(name, ids)| (name, ids.as_slice()))
+    }
+
+    /// Puts the holders of a name into the order of their grants; whether they are the holders.
+    pub(super) fn order(&mut self, name: &StateName, ids: Vec<LockId>) -> bool {
+        let Some(holders) = self.holders.get_mut(name) else { return false };
+        let same = holders.iter().collect::<BTreeSet<_>>() == ids.iter().collect() && holders.len() == ids.len();
+        if same {
+            *holders = ids;
+        }
+        same
     }
 
     /// Every waiting request, first in the queue first.

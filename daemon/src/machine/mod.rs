@@ -12,6 +12,7 @@ mod commit;
 pub mod event;
 mod lock;
 mod locks;
+pub mod snapshot;
 mod states;
 mod tag;
 #[cfg(test)]
@@ -20,19 +21,19 @@ mod tests;
 use std::collections::BTreeSet;
 
 use stated_shared::{
-    Digest, Epoch, Failure, Fence, Generation, Hold, LockId, Notice, Reply, RepositoryId, Seq, SessionId, StateName,
-    Tag,
+    Digest, Epoch, Failure, Fence, Generation, Hold, LockId, Notice, Reply, RepositoryId, Selector, Seq, SessionId,
+    StateName, Tag,
 };
 
 pub use answers::Answers;
 pub use commit::{CommitAsk, StagedChange};
-use event::{Actor, BootId, Event};
+use event::{Actor, BootId, Event, LossAccepted};
 pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
 pub use states::{States, VersionEntry};
 
 /// Everything that the journal and the holders of locks have said so far.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Machine {
     repository: Option<RepositoryId>,
     keyring: Option<(Generation, Digest)>,
@@ -45,6 +46,7 @@ pub struct Machine {
     locked_before: BTreeSet<StateName>,
     answers: Answers,
     frozen: bool,
+    loss: Option<LossAccepted>,
 }
 
 /// Journal and build disagree; callers stop, and never skip the event.
@@ -212,6 +214,11 @@ impl Machine {
         &self.answers
     }
 
+    /// The last loss that somebody accepted.
+    pub fn loss(&self) -> Option<&LossAccepted> {
+        self.loss.as_ref()
+    }
+
     /// Whether nobody knows yet who holds what.
     pub fn is_frozen(&self) -> bool {
         self.frozen
@@ -239,6 +246,10 @@ impl Machine {
         match self.answers.get(actor.session, actor.uid, number)? {
             answers::Answer::Reply(reply) => Some(Ok(reply.clone())),
             answers::Answer::Lease(id) => Some(self.granted(id, time)),
+            answers::Answer::Tagged(state, version) => {
+                let (_, entry) = self.states.select(state, &Selector::Version(*version))?;
+                Some(Ok(Reply::Version(entry.info(state, *version))))
+            }
         }
     }
 

@@ -38,7 +38,7 @@ pub struct CommitEntry {
 }
 
 /// Every state with all its versions; versions are dense from 1.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct States {
     by_name: BTreeMap<StateName, Vec<VersionEntry>>,
     tagged: BTreeMap<StateName, BTreeMap<TagName, Version>>,
@@ -103,6 +103,11 @@ impl States {
         (exist.count() as u64, self.versions)
     }
 
+    /// How many versions are kept, without a look at each state.
+    pub fn version_count(&self) -> u64 {
+        self.versions
+    }
+
     /// The names of all blobs that some version needs.
     pub fn blobs(&self) -> BTreeSet<&str> {
         self.all()
@@ -111,6 +116,19 @@ impl States {
                 Payload::Inline { .. } => None,
             })
             .collect()
+    }
+
+    pub(super) fn restore(&mut self, name: StateName, versions: Vec<VersionEntry>) {
+        self.versions += versions.len() as u64;
+        let tags = versions
+            .iter()
+            .zip(1..)
+            .flat_map(|(entry, version)| entry.tags.iter().map(move |tag| (tag.clone(), Version(version))));
+        let tags: BTreeMap<_, _> = tags.collect();
+        if !tags.is_empty() {
+            self.tagged.insert(name.clone(), tags);
+        }
+        self.by_name.insert(name, versions);
     }
 
     pub(super) fn apply(
@@ -147,10 +165,13 @@ impl States {
         Ok(())
     }
 
-    pub(super) fn tag(&mut self, event: &Tagged) -> Result<VersionInfo, Divergence> {
+    pub(super) fn tag(&mut self, event: &Tagged) -> Result<(), Divergence> {
         let Tagged { state, tag, version, removed, .. } = event;
         let tags = self.tagged.entry(state.clone()).or_default();
         let last = if *removed { tags.remove(tag) } else { tags.insert(tag.clone(), *version) };
+        if tags.is_empty() {
+            self.tagged.remove(state);
+        }
         if let Some(entry) = last.and_then(|version| self.entry_mut(state, version)) {
             entry.tags.remove(tag);
         }
@@ -160,7 +181,7 @@ impl States {
         if !removed {
             entry.tags.insert(tag.clone());
         }
-        Ok(entry.info(state, *version))
+        Ok(())
     }
 
     fn entry_mut(&mut self, name: &StateName, version: Version) -> Option<&mut VersionEntry> {

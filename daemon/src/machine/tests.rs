@@ -375,6 +375,117 @@ proptest! {
     }
 }
 
+/// Through the stored form and back.
+fn restored(machine: &Machine) -> Machine {
+    let mut lines = Vec::new();
+    machine.store(&mut |line| lines.push(serde_json::to_string(line).unwrap())).unwrap();
+    let mut restoring = super::snapshot::Restoring::default();
+    for line in lines {
+        restoring.line(serde_json::from_str(&line).unwrap()).unwrap();
+    }
+    restoring.finish().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    /// Wherever a snapshot is taken: what comes after it, folded into it, gives what the whole journal gives.
+    #[test]
+    fn a_snapshot_and_what_follows_equal_the_whole_replay(acts in prop::collection::vec(any_act(), 0..60)) {
+        let mut rig = Rig::new();
+        for one in &acts {
+            act(&mut rig, one);
+        }
+        let events: Vec<(Seq, &Event)> = (1..).map(Seq).zip(&rig.journal).collect();
+        let mut machine = Machine::default();
+        // Each prefix's snapshot is taken of a machine that came out of the snapshot before.
+        let mut cached = Machine::default();
+        for (i, (seq, event)) in events.iter().enumerate() {
+            machine.apply(*seq, event).unwrap();
+            cached.apply(*seq, event).unwrap();
+            cached = restored(&cached);
+            prop_assert_eq!(&cached, &machine, "after event {} of {}", i + 1, events.len());
+        }
+        let middle = events.len() / 2;
+        let mut tailed = Machine::default();
+        events[..middle].iter().for_each(|(seq, event)| tailed.apply(*seq, event).unwrap());
+        if middle > 0 {
+            tailed = restored(&tailed);
+        }
+        events[middle..].iter().for_each(|(seq, event)| tailed.apply(*seq, event).unwrap());
+        prop_assert_eq!(tailed, machine);
+    }
+}
+
+#[test]
+fn the_stored_form_of_each_line_of_a_snapshot_stays_as_it_is() {
+    let mut machine = Machine::default();
+    let mut events = golden_events();
+    let closed = events.pop().unwrap();
+    let renewed = events.iter().position(|event| matches!(event.what, What::LeaseRenewed(_))).unwrap();
+    for (i, event) in events.iter_mut().enumerate() {
+        // The golden events tell no story: here they get one, in which two leases are held in the end.
+        match &mut event.what {
+            What::Committed(committed) => {
+                (1..).zip(&mut committed.changes).for_each(|(n, change)| {
+                    change.version = Version(1);
+                    event.at = Timestamp(n);
+                });
+            }
+            What::LeaseEnded(ended) => ended.id = lock_id(99),
+            What::Broken(broken) => broken.grants[0].id = lock_id(98),
+            What::Observed(observed) => "lock".clone_into(&mut observed.verb),
+            _ => {}
+        }
+        machine.apply(Seq(i as u64 + 1), event).unwrap();
+        if i == renewed {
+            let mut first = events_lease(event);
+            first.at = Timestamp(5);
+            machine.apply(Seq(i as u64 + 1), &first).unwrap();
+        }
+    }
+    machine.apply(Seq(20), &closed).unwrap();
+    let accepted = super::event::LossAccepted { seq: Seq(21), aside: "lost/15-1".to_owned() };
+    machine.apply(Seq(21), &Event { what: What::LossAccepted(accepted), ..closed }).unwrap();
+    let mut text = String::new();
+    machine
+        .store(&mut |line| {
+            text.push_str(&serde_json::to_string(line).unwrap());
+            text.push('\n');
+        })
+        .unwrap();
+    let golden = include_str!("../../tests/fixtures/snapshot-1.jsonl");
+    assert_eq!(text, golden, "snapshots with the old form exist: add a fixture, never edit one");
+    assert_eq!(restored(&machine), machine);
+}
+
+/// A second lease on the names of the first, with an ID that sorts before it.
+fn events_lease(like: &Event) -> Event {
+    let lease = super::event::LeaseGranted {
+        number: 9,
+        id: lock_id(0),
+        names: BTreeSet::from([name(0)]),
+        kind: super::event::Kind::Shared,
+        fence: Fence { epoch: Epoch(9), n: 4 },
+        ttl_ms: 60_000,
+        deadline_boottime_ms: 61_000,
+        operation: "lock".to_owned(),
+        reason: None,
+        info: None,
+        under: None,
+    };
+    Event { what: What::LeaseGranted(Box::new(lease)), ..like.clone() }
+}
+
+#[test]
+fn the_stored_form_of_an_accepted_loss_stays_as_it_is() {
+    let accepted = super::event::LossAccepted { seq: Seq(7), aside: "lost/7-1".to_owned() };
+    let event = Event { at: Timestamp(1_764_000_000_000), actor: actor(0), what: What::LossAccepted(accepted) };
+    let golden = include_str!("../../tests/fixtures/events-loss.jsonl");
+    assert_eq!(serde_json::to_string(&event).unwrap() + "\n", golden, "add a fixture, never edit one");
+    assert_eq!(serde_json::from_str::<Event>(golden).unwrap(), event);
+}
+
 #[test]
 fn waiters_pass_in_the_order_in_which_they_came() {
     let mut rig = Rig::new();

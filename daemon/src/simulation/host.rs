@@ -8,11 +8,13 @@ use stated_shared::{Actor, Failure, LockId, Notice, Reply, Request, SessionId, T
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
 
-use crate::boot;
+use crate::boot::{self, OpenedJournal};
 use crate::config::Settings;
 use crate::disk::Disk;
 use crate::disk::sim::{Random, SimDisk};
-use crate::engine::{Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, StartError, Stepped, Submission};
+use crate::engine::{
+    Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, Snapshots, StartError, Stepped, Submission,
+};
 use crate::host::{BootId, Clock, GrantTable, Held, seeded};
 use crate::journal::{Ended, OpenMode, Presence, presence};
 use crate::vault::{Identities, create_identity, load_identities};
@@ -80,6 +82,7 @@ impl Host {
             identity_is_configured: true,
             recipients: Vec::new(),
             content_memory_bytes: 1 << 30,
+            accept_loss: None,
         };
         // One for the life of the process: a clock is copied to wherever it is read.
         let held: &'static Held = Box::leak(Box::default());
@@ -118,7 +121,7 @@ impl Host {
             })
             .and_then(|()| boot::open(&disk, &self.settings, &self.identities, OpenMode::Repair))
             .map_err(NotStarted::Refused)?;
-        let mut journal = opened.journal;
+        let OpenedJournal { replay, mut journal, snapshots: _, loss } = opened.journal;
         let ended = journal.ended().clone();
         journal.shorten_segments(SEGMENT_LEN);
         let key = opened.vault.derive_key("grant table");
@@ -131,13 +134,16 @@ impl Host {
             socket: self.settings.socket.clone(),
         };
         let beginning = Beginning {
-            replay: opened.replay,
+            replay,
             journal: Box::new(journal),
             clock,
             grants,
             facts,
             budget: ContentBudget::new(1 << 30),
             daemon: actor(SessionId([0; 16])),
+            // Written by a thread of their own, which no seed holds.
+            snapshots: Snapshots { place: None, is_due: false },
+            loss,
         };
         let engine = Stepped::begin(beginning, &TaskTracker::new()).map_err(NotStarted::Start)?;
         let mut daemon = Daemon { engine, ended, connections: Vec::new() };

@@ -30,6 +30,13 @@ pub(super) fn link(key: &[u8; 32], prev: Digest, seq: Seq, metadata: &[u8]) -> D
     Digest(mac.finalize().into_bytes().into())
 }
 
+/// `HMAC-SHA256(key, bytes)`.
+pub(super) fn tag(key: &[u8; 32], bytes: &[u8]) -> Digest {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(bytes);
+    Digest(mac.finalize().into_bytes().into())
+}
+
 /// `HKDF-SHA256` of the chain key without salt, its info being `stated1 ` and the label.
 pub(super) fn derive(key: &[u8; 32], label: &str) -> Zeroizing<[u8; 32]> {
     let mut derived = Zeroizing::new([0; 32]);

@@ -77,6 +77,12 @@ impl Vault {
         chain::derive(&self.keyring.chain_key.0, label)
     }
 
+    /// The HMAC of these bytes under a key of its own for one use: whoever has it was able to write history.
+    #[must_use]
+    pub fn tag(&self, label: &str, bytes: &[u8]) -> Digest {
+        chain::tag(&self.derive_key(label), bytes)
+    }
+
     /// Which keyring it is.
     pub fn generation(&self) -> Generation {
         self.keyring.generation

@@ -1,5 +1,9 @@
 //! A disk that fails.
 
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+
 use stated_client::Client;
 use stated_shared::{Expect, Reply, Request, Version};
 use stated_tests::{Direct, Host, Random, commit, tool};
@@ -105,4 +109,78 @@ fn a_daemon_killed_by_its_own_sync_loses_nothing() {
         daemon.kill();
         host.verify();
     }
+}
+
+/// A file system of its own for the state directory; gone when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Two mebibytes; `None`, aloud, where mounting is not allowed.
+    fn mount(host: &Host) -> Option<Self> {
+        let dir = host.state_dir();
+        fs::create_dir_all(&dir).unwrap();
+        let size = ["-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs"];
+        let mounted = host.call("mount", size.iter().map(AsRef::as_ref).chain([dir.as_os_str()])).run();
+        if mounted.code != 0 {
+            // Past the capture: a test that passes says nothing else.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: no file system can be mounted here: {}", mounted.stderr);
+            return None;
+        }
+        Some(Self(dir))
+    }
+
+    /// Takes all that is free.
+    fn fill(&self) {
+        let mut ballast = fs::File::create(self.0.join("ballast")).unwrap();
+        while ballast.write_all(&[1; 4096]).is_ok() {}
+    }
+
+    fn give_back(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_leaves_reads_release_and_break_working() {
+    let mut random = Random::new();
+    let host = Host::new();
+    let Some(disk) = SmallDisk::mount(&host) else { return };
+    let daemon = host.daemon();
+    host.put("a", b"kept");
+    let lease = |name: &str| host.run(["lock", "--ttl", "1h", name]).trim().to_owned();
+    let leases: Vec<String> = (0..20).map(|n| lease(&format!("x{n}"))).collect();
+    disk.fill();
+    // What is zero-filled ahead takes some more, up to the reserve.
+    let mut versions = 0;
+    while host.statectl(["put", "b"]).stdin(random.bytes(20 << 10)).run().code == 0 {
+        versions += 1;
+        assert!(versions < 100, "the disk is not full");
+    }
+    host.statectl(["put", "b"]).stdin(random.bytes(20 << 10)).run().code(74).says("disk is full");
+    assert_eq!(host.get("a"), b"kept");
+    for (n, id) in leases.iter().enumerate() {
+        let name = format!("x{n}");
+        if n % 2 == 0 {
+            host.run(["unlock", id]);
+        } else {
+            host.run(["break", &name]);
+        }
+        assert!(host.locks().iter().all(|row| row["name"] != name.as_str()), "{name} is free");
+        host.statectl(["put", "b"]).stdin(random.bytes(20 << 10)).run().code(74);
+    }
+    host.statectl(["log", "b"]).run().ok();
+    host.statectl(["audit"]).run().ok();
+    disk.give_back();
+    assert_eq!(host.put("b", b"on it goes"), format!("b@{}", versions + 1), "without a restart");
+    daemon.kill();
+    let daemon = host.daemon();
+    assert!(host.locks().is_empty(), "what was released stays released");
+    daemon.stop();
+    host.verify();
 }

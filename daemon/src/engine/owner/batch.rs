@@ -8,11 +8,12 @@ use tokio::sync::oneshot;
 
 use super::{Halt, Owner};
 use crate::engine::budget::ContentPermit;
+use crate::engine::follower::Durable;
 use crate::engine::outbox::Outbox;
 use crate::engine::record::{self, Draft};
 use crate::engine::service::Opened;
-use crate::journal::{AppendError, RecordKind};
-use crate::machine::event::{Payload, What};
+use crate::journal::{AppendError, Fate, RecordKind};
+use crate::machine::event::{Event, Payload, What};
 use crate::machine::{Motion, Step};
 
 /// How long to wait before something that found no room on the disk is tried again.
@@ -32,6 +33,10 @@ pub(super) enum Told {
 pub(super) struct Batch {
     pub draft: Draft,
     pub told: Vec<Told>,
+    /// The events themselves, for whoever follows the journal.
+    pub events: Vec<Event>,
+    /// Something in it goes through on a full disk, into room that other records leave free.
+    pub is_urgent: bool,
     pub rooms: Vec<ContentPermit>,
     /// Grants that events of the batch broke: out of the table once the events are durable.
     pub struck: Vec<LockId>,
@@ -43,6 +48,16 @@ pub(super) struct Prepared {
     pub steps: Vec<Step>,
     pub lines: Vec<Vec<u8>>,
     pub payloads: Vec<u8>,
+}
+
+impl Prepared {
+    /// Whether all of its events let others go on or make room.
+    fn is_release(&self) -> bool {
+        self.steps.iter().all(|step| match step {
+            Step::Record(event) => event.what.is_release(),
+            Step::Move(_) => true,
+        })
+    }
 }
 
 impl Owner {
@@ -74,7 +89,15 @@ impl Owner {
             return Ok(());
         }
         let more = prepared.payloads.len() + prepared.lines.iter().map(Vec::len).sum::<usize>();
-        let made = self.parts.journal.make_room(self.batch.draft.sealed_len_max(more));
+        let len = self.batch.draft.sealed_len_max(more);
+        let made = self.parts.journal.make_room(len);
+        if made.as_ref().is_err_and(|error| error.fate() == Fate::Refuse)
+            && prepared.is_release()
+            && self.parts.journal.has_reserve(len)
+        {
+            self.batch.is_urgent = true;
+            return Ok(());
+        }
         if made.is_err() {
             self.no_room_until = Some(self.time.boottime_ms + NO_ROOM_RETRY_MS);
         }
@@ -87,14 +110,16 @@ impl Owner {
             match step {
                 Step::Record(event) => {
                     self.parts.machine.apply(seq, &event)?;
-                    match &event.what {
+                    let unsettles = match &event.what {
                         What::Broken(broken) => {
                             self.batch.struck.extend(broken.grants.iter().map(|grant| grant.id.clone()));
+                            true
                         }
-                        What::LeaseEnded(_) | What::LeaseRenewed(_) | What::LeaseGranted(_) => {}
-                        _ => continue,
-                    }
-                    self.unsettled = true;
+                        What::LeaseEnded(_) | What::LeaseRenewed(_) | What::LeaseGranted(_) => true,
+                        _ => false,
+                    };
+                    self.unsettled |= unsettles;
+                    self.batch.events.push(*event);
                 }
                 Step::Move(motion) => self.turn(motion),
             }
@@ -129,12 +154,24 @@ impl Owner {
     /// Makes the batch durable, then answers.
     pub(super) fn finish(&mut self, kind: RecordKind) -> Result<(), Halt> {
         let batch = std::mem::take(&mut self.batch);
+        let mut durable = None;
         if !batch.draft.is_empty() {
             let seq = self.parts.journal.last().next();
             let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind)?;
-            self.parts.journal.append(&record)?;
+            if batch.is_urgent {
+                self.parts.journal.append_from_reserve(&record)?;
+            } else {
+                self.parts.journal.append(&record)?;
+            }
             self.parts.head = record.mac;
             self.parts.watermark.rise(seq, record.mac);
+            durable = Some(Durable {
+                seq,
+                head: record.mac,
+                kind,
+                len_bytes: record.sealed.len() as u64,
+                events: batch.events,
+            });
         }
         for id in batch.struck {
             if self.parts.machine.locks().grant(&id).is_none() {
@@ -152,6 +189,10 @@ impl Owner {
                     }
                 }
             }
+        }
+        // Last: nobody waits for a snapshot.
+        if let Some(durable) = durable {
+            self.parts.follower.hand_over(durable);
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::batch::{Batch, Told};
 use self::sessions::Connected;
 use crate::engine::budget::ContentPermit;
+use crate::engine::follower::Follower;
 use crate::engine::grants::{Doubt, GrantBook, Restored};
 use crate::engine::handle;
 use crate::engine::observed::{Deed, Observations};
@@ -142,6 +143,9 @@ pub(super) struct Parts {
     pub book: GrantBook,
     pub watermark: Arc<Watermark>,
     pub daemon: Actor,
+    pub follower: Follower,
+    /// What `status` tells as long as the daemon runs.
+    pub notes: Vec<String>,
 }
 
 pub(super) struct Owner {
@@ -187,6 +191,8 @@ impl Owner {
     ) -> Result<(), Halt> {
         let steps = events.into_iter().map(|event| Step::Record(Box::new(event))).collect();
         let prepared = self.prepare(steps, BTreeMap::new());
+        // Where a crash left zeros, a full disk does not keep the daemon from starting.
+        self.batch.is_urgent = true;
         self.fold(prepared)?;
         let until = self.time.boottime_ms + DOUBT_MS;
         // A second stop within the first half minute does not shorten it.
@@ -267,9 +273,11 @@ impl Owner {
         }
         let event = Event { at: self.time.wall, actor: self.parts.daemon.clone(), what: What::Closed(Closed {}) };
         let prepared = self.prepare(vec![Step::Record(Box::new(event))], BTreeMap::new());
+        self.batch.is_urgent = true;
         self.fold(prepared)?;
         self.finish(RecordKind::Closed)?;
         self.parts.journal.close()?;
+        self.parts.follower.stop();
         Ok(())
     }
 

@@ -22,7 +22,7 @@ pub(super) struct Connected {
 
 impl Owner {
     pub(super) fn view(&self) -> View {
-        let mut notes = Vec::new();
+        let mut notes = self.parts.notes.clone();
         if self.parts.machine.is_frozen() {
             notes.push("locks are not granted yet: the daemon stopped without telling who held them".to_owned());
         }

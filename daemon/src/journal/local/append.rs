@@ -60,6 +60,13 @@ impl Writer {
         prepared
     }
 
+    /// Whether a record no longer than this fits into what is zero-filled already, the reserve included.
+    pub fn has_reserve(&self, len: usize) -> bool {
+        !self.poisoned
+            && len <= RECORD_LEN_MAX
+            && self.segment.end + ((HEADER_LEN_MAX + len) as u64) < self.segment.filled
+    }
+
     /// Appends; with `reserve` into the room that other records leave free.
     pub fn append(&mut self, record: &Record, reserve: bool) -> Result<(), AppendError> {
         if self.poisoned {

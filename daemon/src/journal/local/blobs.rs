@@ -102,7 +102,7 @@ pub(super) fn strays(disk: &dyn Disk, dir: &Path, found: &mut Vec<(String, u64, 
 }
 
 /// Shows every entry under `blob/` and, where its name is one, the blob that it is.
-fn walk(disk: &dyn Disk, dir: &Path, see: &mut dyn FnMut(String, Option<BlobId>)) -> io::Result<()> {
+pub(super) fn walk(disk: &dyn Disk, dir: &Path, see: &mut dyn FnMut(String, Option<BlobId>)) -> io::Result<()> {
     let blob_dir = dir.join(BLOB_DIR);
     for shard in disk.list(&blob_dir)? {
         let shard_name = shard.name.to_string_lossy().into_owned();

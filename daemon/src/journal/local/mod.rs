@@ -14,9 +14,12 @@ mod append;
 mod blobs;
 mod format;
 mod header;
+mod index;
+mod lost;
 mod open;
 mod reader;
 mod segment;
+mod snapshots;
 mod tail;
 
 use std::path::Path;
@@ -24,13 +27,15 @@ use std::sync::Arc;
 
 use stated_shared::{RepositoryId, Seq};
 
-use super::{AppendError, Blobs, Ended, Journal, OpenError, OpenMode, Reader, Record, Visitor};
+use super::{AppendError, Blobs, Ended, Journal, Mark, OpenError, OpenMode, Reader, Record, Visitor};
 use append::Writer;
 use blobs::LocalBlobs;
 pub use format::{Presence, presence};
 #[cfg(fuzzing)]
 pub use header::fuzz_header;
+pub use lost::Loss;
 use reader::LocalReader;
+pub use snapshots::LocalSnapshots;
 
 use crate::disk::{DirLock, Disk};
 
@@ -64,7 +69,22 @@ impl LocalJournal {
         mode: OpenMode,
         visit: Visitor<'_>,
     ) -> Result<Self, OpenError> {
-        open::open(disk, dir, repository, mode, visit)
+        open::open(disk, dir, repository, mode, None, visit)
+    }
+
+    /// As [`LocalJournal::open`], from a record on that is known to be durable: `visit` sees that one and what follows.
+    ///
+    /// Files before it are not even opened; what is damaged there is found by whoever reads it.
+    /// [`OpenError::Lost`] and [`OpenError::Rewritten`] say that the log is not the one that the mark was made of.
+    pub fn open_from(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        repository: RepositoryId,
+        mode: OpenMode,
+        mark: &Mark,
+        visit: Visitor<'_>,
+    ) -> Result<Self, OpenError> {
+        open::open(disk, dir, repository, mode, Some(mark), visit)
     }
 
     /// Begins a new log file far earlier than usual, so that a test meets it often.
@@ -86,6 +106,10 @@ impl Journal for LocalJournal {
 
     fn append(&mut self, record: &Record) -> Result<(), AppendError> {
         self.writer.as_mut().ok_or(AppendError::ReadOnly)?.append(record, false)
+    }
+
+    fn has_reserve(&self, len_bytes: usize) -> bool {
+        self.writer.as_ref().is_some_and(|writer| writer.has_reserve(len_bytes))
     }
 
     fn append_from_reserve(&mut self, record: &Record) -> Result<(), AppendError> {

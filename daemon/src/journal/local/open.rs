@@ -7,19 +7,21 @@ use std::sync::Arc;
 use stated_shared::{RepositoryId, Seq};
 
 use super::super::limits::{FILL_LEN, SEGMENT_LEN_MAX};
-use super::super::{Ended, OpenError, OpenMode, Record, RecordKind, Visitor};
+use super::super::{Ended, Mark, OpenError, OpenMode, Record, RecordKind, Visitor};
 use super::LocalJournal;
 use super::append::Writer;
 use super::blobs::LocalBlobs;
 use super::format;
 use super::header::Header;
-use super::reader::{Indexed, LocalReader};
+use super::index::{Indexed, offset};
+use super::reader::LocalReader;
 use super::segment::{LOG_DIR, NEXT_FILE, Segment, file_name, parse_file_name, write_zeros};
 use super::tail::{Tail, judge};
-use crate::disk::{Access, DirLock, Disk, Kind};
+use crate::disk::{Access, DirLock, Disk, DiskFile, Kind};
 
 /// What reading one log file gave.
 struct Scanned {
+    file: Arc<dyn DiskFile>,
     indexed: Indexed,
     bytes: Vec<u8>,
     torn: bool,
@@ -30,6 +32,7 @@ pub(super) fn open(
     dir: &Path,
     repository: RepositoryId,
     mode: OpenMode,
+    mark: Option<&Mark>,
     visit: Visitor<'_>,
 ) -> Result<LocalJournal, OpenError> {
     format::check(&**disk, dir, repository)?;
@@ -39,8 +42,22 @@ pub(super) fn open(
     let mut indexed = Vec::new();
     let mut last = None;
     let firsts = list(&**disk, &log_dir)?;
-    for (index, &first) in firsts.iter().enumerate() {
-        let expected = last.as_ref().map_or(Seq(1), |scanned: &Scanned| next(&scanned.indexed));
+    let begin = match mark {
+        None => 0,
+        Some(mark) => {
+            let begin = firsts.iter().position(|&first| relative(first) == mark.file);
+            begin.ok_or_else(|| OpenError::Lost { seq: mark.seq, file: mark.file.clone() })?
+        }
+    };
+    // What lies before the mark is looked at when somebody reads it.
+    indexed.extend(firsts.windows(2).take(begin).map(|pair| Indexed::unread(pair[0], pair[1])));
+    for (index, &first) in firsts.iter().enumerate().skip(begin) {
+        let mark = mark.filter(|_| index == begin);
+        let expected = match (&last, mark) {
+            (Some(scanned), _) => next(scanned),
+            (None, Some(_)) => first,
+            (None, None) => Seq(1),
+        };
         if first != expected {
             return Err(damaged(
                 &relative(first),
@@ -52,13 +69,13 @@ pub(super) fn open(
         indexed.extend(last.take().map(|scanned| scanned.indexed));
         let is_last = index + 1 == firsts.len();
         let see: Visitor<'_> = &mut |record| visit(record).inspect(|&said| kind = Some(said));
-        last = Some(scan(&**disk, &log_dir, first, is_last, mode, see)?);
+        last = Some(scan(&**disk, &log_dir, first, mark, is_last, mode, see)?);
     }
     let last = last.ok_or_else(|| damaged(LOG_DIR, Seq(1), 0, "it holds no log file"))?;
     let at = u64::from(last.indexed.end);
     let ended = match kind {
         _ if last.torn => {
-            let (seq, file) = (next(&last.indexed), relative(last.indexed.first));
+            let (seq, file) = (next(&last), relative(last.indexed.first));
             Ended::Torn { seq, file, offset_bytes: at }
         }
         None => Ended::Empty,
@@ -82,8 +99,8 @@ pub(super) fn open(
 }
 
 /// The record after the last one of this file.
-fn next(indexed: &Indexed) -> Seq {
-    Seq(indexed.first.0 + indexed.offsets.len() as u64)
+fn next(scanned: &Scanned) -> Seq {
+    scanned.indexed.next()
 }
 
 fn lock(disk: &dyn Disk, log_dir: &Path) -> Result<DirLock, OpenError> {
@@ -112,6 +129,7 @@ fn scan(
     disk: &dyn Disk,
     log_dir: &Path,
     first: Seq,
+    mark: Option<&Mark>,
     is_last: bool,
     mode: OpenMode,
     visit: Visitor<'_>,
@@ -120,15 +138,29 @@ fn scan(
     let failed = |source| OpenError::Io { path: path.clone(), source };
     let access = if is_last && mode == OpenMode::Repair { Access::Write } else { Access::Read };
     let file = disk.open(&path, access).map_err(failed)?;
-    let bytes = file.read(SEGMENT_LEN_MAX + 1).map_err(failed)?;
-    if bytes.len() as u64 > SEGMENT_LEN_MAX {
+    let len = file.stat().map_err(failed)?.len;
+    if len > SEGMENT_LEN_MAX {
         return Err(damaged(&relative(first), first, SEGMENT_LEN_MAX, "the file is longer than any log file"));
     }
-    let mut indexed = Indexed { first, file, offsets: Vec::new(), end: 0 };
+    let start = mark.map_or(0, |mark| mark.offset_bytes);
+    if let Some(mark) = mark.filter(|_| start >= len) {
+        return Err(OpenError::Lost { seq: mark.seq, file: mark.file.clone() });
+    }
+    // Places are the file's; what lies before the mark is not read, and looked at by nobody.
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes[start as usize..], start).map_err(failed)?;
+    let mut indexed = match mark {
+        None => Indexed::whole(first, Arc::clone(&file)),
+        Some(mark) => Indexed::partly(first, Arc::clone(&file), mark.seq, offset(start)),
+    };
     loop {
         let at = indexed.end as usize;
-        let seq = next(&indexed);
+        let seq = indexed.next();
+        let mark = mark.filter(|mark| mark.seq == seq);
         let refusal = match record_at(&bytes, at, seq) {
+            Some((record, _)) if mark.is_some_and(|mark| mark.mac != record.mac) => {
+                return Err(OpenError::Rewritten { seq, file: relative(first), offset_bytes: at as u64 });
+            }
             Some((record, end)) => match visit(&record) {
                 Ok(_) => {
                     indexed.offsets.push(indexed.end);
@@ -140,6 +172,11 @@ fn scan(
             None => None,
         };
         let torn = match judge(&bytes, at, seq, refusal.as_deref()) {
+            Tail::Clean if mark.is_some() => return Err(OpenError::Lost { seq, file: relative(first) }),
+            // It was durable: whoever made the mark has seen it so.
+            Tail::Torn if mark.is_some() => {
+                return Err(damaged(&relative(first), seq, at as u64, "part of the record is zeros"));
+            }
             Tail::Clean
                 if indexed.offsets.is_empty()
                     && (bytes.is_empty() || !(bytes.len() as u64).is_multiple_of(FILL_LEN)) =>
@@ -158,7 +195,7 @@ fn scan(
             }
             Tail::Damaged(what) => return Err(damaged(&relative(first), seq, at as u64, &what)),
         };
-        return Ok(Scanned { indexed, bytes, torn });
+        return Ok(Scanned { file, indexed, bytes, torn });
     }
 }
 
@@ -177,7 +214,7 @@ fn record_at(bytes: &[u8], at: usize, seq: Seq) -> Option<(Record, usize)> {
 fn repair(disk: &dyn Disk, log_dir: &Path, last: &Scanned) -> Result<Segment, OpenError> {
     let path = log_dir.join(file_name(last.indexed.first));
     let end = u64::from(last.indexed.end);
-    let rewritten = rewrite(&last.indexed, &last.bytes, end);
+    let rewritten = rewrite(last, end);
     let filled = rewritten.map_err(|source| OpenError::Io { path: path.clone(), source })?;
     match disk.remove(&log_dir.join(NEXT_FILE)) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -186,11 +223,11 @@ fn repair(disk: &dyn Disk, log_dir: &Path, last: &Scanned) -> Result<Segment, Op
         _ => {}
     }
     disk.sync_dir(log_dir).map_err(|source| OpenError::Io { path: log_dir.to_path_buf(), source })?;
-    Ok(Segment { file: Arc::clone(&last.indexed.file), path, end, filled })
+    Ok(Segment { file: Arc::clone(&last.file), path, end, filled })
 }
 
-fn rewrite(indexed: &Indexed, bytes: &[u8], end: u64) -> io::Result<u64> {
-    let file = &*indexed.file;
+fn rewrite(last: &Scanned, end: u64) -> io::Result<u64> {
+    let Scanned { file, indexed, bytes, .. } = last;
     // A fill that was cut short by a full disk or a crash ends anywhere; it is not built upon.
     let len = (bytes.len() as u64 / FILL_LEN * FILL_LEN).max(end);
     if len != bytes.len() as u64 {
@@ -199,7 +236,7 @@ fn rewrite(indexed: &Indexed, bytes: &[u8], end: u64) -> io::Result<u64> {
     if let Some(&start) = indexed.offsets.last() {
         file.write_at(&bytes[start as usize..end as usize], u64::from(start))?;
     }
-    write_zeros(file, end, len)?;
+    write_zeros(&**file, end, len)?;
     file.sync_data()?;
     Ok(len)
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use stated_shared::{RepositoryId, Seq};
 
@@ -11,18 +11,9 @@ use super::super::{OpenError, ReadError, Reader, Record};
 use super::blobs;
 use super::format;
 use super::header::Header;
+use super::index::{Earlier, Indexed, offset};
 use super::segment::{LOG_DIR, NEXT_FILE, file_name, parse_file_name};
 use crate::disk::{Disk, DiskFile};
-
-/// Where the records of one log file lie.
-pub(super) struct Indexed {
-    pub first: Seq,
-    pub file: Arc<dyn DiskFile>,
-    /// Where each record starts; a file is far shorter than 4 GiB.
-    pub offsets: Vec<u32>,
-    /// Where the last one ends.
-    pub end: u32,
-}
 
 /// The index, shared with the writer.
 pub(super) struct LocalReader {
@@ -57,7 +48,7 @@ impl LocalReader {
 
     pub fn last(&self) -> Seq {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        segments.last().map_or(Seq(0), |segment| Seq(segment.first.0 + segment.offsets.len() as u64 - 1))
+        segments.last().map_or(Seq(0), |segment| Seq(segment.next().0 - 1))
     }
 
     /// Adds the record that now lies durably at `at..end` of the last file.
@@ -71,7 +62,7 @@ impl LocalReader {
     /// Goes on in a new file.
     pub fn begin_segment(&self, first: Seq, file: Arc<dyn DiskFile>) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-        segments.push(Indexed { first, file, offsets: Vec::new(), end: 0 });
+        segments.push(Indexed::whole(first, file));
     }
 
     /// While it is held nobody writes beyond the last record.
@@ -79,17 +70,61 @@ impl LocalReader {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, seq: Seq) -> Option<Found> {
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let segment = &segments[segments.partition_point(|segment| segment.first <= seq).checked_sub(1)?];
-        let index = usize::try_from(seq.0 - segment.first.0).ok()?;
-        let at = u64::from(*segment.offsets.get(index)?);
-        let end = u64::from(*segment.offsets.get(index + 1).unwrap_or(&segment.end));
-        Some(Found { file: Arc::clone(&segment.file), first: segment.first, at, end })
+    fn find(&self, seq: Seq) -> Result<Found, ReadError> {
+        let missing = || ReadError::Missing(format!("record {seq}"));
+        let (first, from, start, file, earlier) = {
+            let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+            let after = segments.partition_point(|segment| segment.first <= seq);
+            let segment = &segments[after.checked_sub(1).ok_or_else(missing)?];
+            if let (Some(index), Some(file)) = (seq.0.checked_sub(segment.from.0), &segment.file) {
+                let index = usize::try_from(index).map_err(|_| missing())?;
+                let at = u64::from(*segment.offsets.get(index).ok_or_else(missing)?);
+                let end = u64::from(*segment.offsets.get(index + 1).unwrap_or(&segment.end));
+                return Ok(Found { file: Arc::clone(file), first: segment.first, at, end });
+            }
+            let start = segment.file.is_some().then_some(segment.start);
+            (segment.first, segment.from, start, segment.file.clone(), Arc::clone(&segment.earlier))
+        };
+        let earlier = self.earlier(&earlier, first, from, start)?;
+        let index = usize::try_from(seq.0 - first.0).map_err(|_| missing())?;
+        let at = u64::from(*earlier.offsets.get(index).ok_or_else(missing)?);
+        let end = u64::from(*earlier.offsets.get(index + 1).unwrap_or(&earlier.end));
+        if at == end && at == u64::from(earlier.end) {
+            return Err(missing());
+        }
+        Ok(Found { file: file.unwrap_or_else(|| Arc::clone(&earlier.file)), first, at, end })
+    }
+
+    /// The places of records that the start did not read, found on the first call.
+    fn earlier<'a>(
+        &self,
+        earlier: &'a OnceLock<Earlier>,
+        first: Seq,
+        from: Seq,
+        start: Option<u32>,
+    ) -> Result<&'a Earlier, ReadError> {
+        if let Some(found) = earlier.get() {
+            return Ok(found);
+        }
+        let file = Self::relative(first);
+        let found =
+            Earlier::find(&*self.disk, &self.dir, first, from, start).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => ReadError::Missing(file.clone()),
+                _ => ReadError::Read { path: self.dir.join(&file), source },
+            })?;
+        // Whoever was faster found the same.
+        Ok(earlier.get_or_init(|| found))
     }
 
     fn relative(first: Seq) -> String {
         format!("{LOG_DIR}/{}", file_name(first))
+    }
+
+    /// A log file that has no record yet, and where its first one will be.
+    fn begun(&self, first: Seq) -> Result<(Arc<dyn DiskFile>, u64), ReadError> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let file = segments.iter().find(|segment| segment.first == first).and_then(|segment| segment.file.clone());
+        file.map(|file| (file, 0)).ok_or_else(|| ReadError::Missing(Self::relative(first)))
     }
 
     fn failed(&self, file: &str) -> impl FnOnce(io::Error) -> ReadError {
@@ -100,7 +135,7 @@ impl LocalReader {
 
 impl Reader for LocalReader {
     fn record(&self, seq: Seq) -> Result<Record, ReadError> {
-        let found = self.find(seq).ok_or_else(|| ReadError::Missing(format!("record {seq}")))?;
+        let found = self.find(seq)?;
         let file = Self::relative(found.first);
         let damaged =
             |what: &str| ReadError::Damaged { file: file.clone(), offset_bytes: found.at, what: what.to_owned() };
@@ -119,14 +154,20 @@ impl Reader for LocalReader {
 
     fn place(&self, seq: Seq) -> (String, u64) {
         match self.find(seq) {
-            Some(found) => (Self::relative(found.first), found.at),
-            None => (LOG_DIR.to_owned(), 0),
+            Ok(found) => (Self::relative(found.first), found.at),
+            Err(ReadError::Missing(file)) if file.starts_with(LOG_DIR) => (file, 0),
+            Err(_) => (LOG_DIR.to_owned(), 0),
         }
     }
 
     fn len_bytes(&self) -> u64 {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        segments.iter().map(|segment| u64::from(segment.end)).sum()
+        let len = |segment: &Indexed| match segment.file {
+            Some(_) => u64::from(segment.end),
+            // Not read at the start, and trimmed behind its last record when the next file was begun.
+            None => self.disk.stat(&self.dir.join(Self::relative(segment.first))).map_or(0, |stat| stat.len),
+        };
+        segments.iter().map(len).sum()
     }
 
     fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError> {
@@ -148,13 +189,34 @@ impl LocalReader {
     fn check_log(&self, found: &mut Vec<(String, u64, String)>) -> Result<(), ReadError> {
         // Appending waits for this, which is brief: the entries of one directory, and the fill.
         let _tail = self.hold_tail();
-        let segments: Vec<(Seq, Arc<dyn DiskFile>, u64)> = {
+        let (count, firsts): (usize, Vec<(Seq, Seq)>) = {
             let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-            segments.iter().map(|s| (s.first, Arc::clone(&s.file), u64::from(s.end))).collect()
+            (segments.len(), segments.iter().map(|s| (s.first, Seq(s.next().0 - 1))).collect())
         };
-        for (index, (first, file, end)) in segments.iter().enumerate() {
-            let relative = Self::relative(*first);
-            let on_disk = self.disk.stat(&self.dir.join(&relative)).map_err(self.failed(&relative))?;
+        if let Some((first, _)) = firsts.first().filter(|(first, _)| *first > Seq(1)) {
+            let what = format!("the files with the records before {first} are missing");
+            found.push((LOG_DIR.to_owned(), 0, what));
+        }
+        for (index, &(first, last)) in firsts.iter().enumerate() {
+            let relative = Self::relative(first);
+            let at_end = if last < first { self.begun(first) } else { self.find(last).map(|f| (f.file, f.end)) };
+            let (file, end) = match at_end {
+                Ok(at_end) => at_end,
+                Err(ReadError::Missing(what)) => {
+                    found.push((relative, 0, format!("{what} is missing")));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let end = &end;
+            let on_disk = match self.disk.stat(&self.dir.join(&relative)) {
+                Ok(on_disk) => on_disk,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    found.push((relative, 0, "it is missing".to_owned()));
+                    continue;
+                }
+                Err(source) => return Err(self.failed(&relative)(source)),
+            };
             let opened = file.stat().map_err(self.failed(&relative))?;
             let len = opened.len;
             if on_disk.id != opened.id {
@@ -164,7 +226,7 @@ impl LocalReader {
                 found.push((relative, len, "the file's length is wrong".to_owned()));
                 continue;
             }
-            if self.torn_left && index + 1 == segments.len() {
+            if self.torn_left && index + 1 == count {
                 continue;
             }
             let mut after = vec![0; (len - end) as usize];
@@ -175,7 +237,7 @@ impl LocalReader {
         }
         for entry in self.disk.list(&self.dir.join(LOG_DIR)).map_err(self.failed(LOG_DIR))? {
             let name = entry.name.to_string_lossy();
-            let known = parse_file_name(&name).is_some_and(|first| segments.iter().any(|segment| segment.0 == first));
+            let known = parse_file_name(&name).is_some_and(|first| firsts.iter().any(|known| known.0 == first));
             // A file that is about to be the next one was left by a crash, and the journal is read-only.
             if !known && name != NEXT_FILE {
                 found.push((format!("{LOG_DIR}/{name}"), 0, "a file that does not belong to the log".to_owned()));
@@ -183,8 +245,4 @@ impl LocalReader {
         }
         Ok(())
     }
-}
-
-fn offset(at: u64) -> u32 {
-    u32::try_from(at).expect("a log file is shorter than 4 GiB")
 }

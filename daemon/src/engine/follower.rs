@@ -1,0 +1,170 @@
+//! Writes snapshots: a second machine that replays what became durable, on a thread of its own.
+//!
+//! The owner hands over the events of each record once it is durable, and goes on; it pays for a queue's end and no
+//! more. What the follower folds in is what a start would, so its machine is the one that a start wants: without session
+//! locks, waiters, and whatever else lives with its holders.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use stated_shared::{Digest, Seq};
+
+use super::snapshot::{self, SnapshotError};
+use crate::journal::{LocalSnapshots, Mark, Reader, RecordKind};
+use crate::machine::Machine;
+use crate::machine::event::Event;
+use crate::vault::Vault;
+
+/// Records that wait for the follower; beyond it the owner waits.
+const QUEUE_LEN_MAX: usize = 4096;
+/// A snapshot is due after this many records, or …
+const RECORDS_MIN: u64 = 256;
+/// … a record for so many versions, where that is more: writing them all again must not cost more than it saves.
+const VERSIONS_PER_RECORD: u64 = 40;
+/// A snapshot is due after this many bytes of records, or as many as some snapshots, where that is more.
+const RECORD_BYTES_MIN: u64 = 16 << 20;
+/// See [`RECORD_BYTES_MIN`].
+const SNAPSHOTS_PER_RECORD_BYTES: u64 = 4;
+/// At a stop, and where nothing comes for a while, a snapshot is due after as few records as this, or …
+const RECORDS_AT_REST_MIN: u64 = 32;
+/// … a record for so many versions, where that is more. See [`VERSIONS_PER_RECORD`].
+const VERSIONS_PER_RECORD_AT_REST: u64 = 400;
+/// How long nothing came before the daemon is at rest.
+const REST: Duration = Duration::from_millis(250);
+
+/// A record that became durable.
+pub(super) struct Durable {
+    pub seq: Seq,
+    pub head: Digest,
+    pub kind: RecordKind,
+    pub len_bytes: u64,
+    pub events: Vec<Event>,
+}
+
+/// The owner's end.
+pub(super) struct Follower {
+    sender: Option<SyncSender<Durable>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the follower begins with.
+pub(super) struct Following {
+    pub machine: Machine,
+    pub vault: Arc<Vault>,
+    pub reader: Arc<dyn Reader>,
+    pub snapshots: LocalSnapshots,
+    /// The snapshot that the start used.
+    pub last: Option<Seq>,
+    /// Whether a newer one did not verify, and so wants a successor at once.
+    pub is_due: bool,
+}
+
+impl Follower {
+    /// Starts the thread.
+    pub fn start(following: Following) -> std::io::Result<Self> {
+        let (sender, receiver) = sync_channel(QUEUE_LEN_MAX);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it replays and blocks in syncs for as long as it takes, which no task may, and the owner waits for its end"
+        )]
+        let thread =
+            std::thread::Builder::new().name("snapshots".to_owned()).spawn(move || follow(following, &receiver))?;
+        Ok(Self { sender: Some(sender), thread: Some(thread) })
+    }
+
+    /// One that writes none, for a journal that has no place for them.
+    pub fn absent() -> Self {
+        Self { sender: None, thread: None }
+    }
+
+    /// Hands over a record. Waits where the follower is far behind.
+    pub fn hand_over(&mut self, durable: Durable) {
+        // One that gave up said so; the next start replays instead.
+        if self.sender.as_ref().is_some_and(|sender| sender.send(durable).is_err()) {
+            self.sender = None;
+        }
+    }
+
+    /// Waits until everything that was handed over is done with.
+    pub fn stop(mut self) {
+        self.sender = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes snapshots died");
+        }
+    }
+}
+
+fn follow(following: Following, receiver: &Receiver<Durable>) {
+    let Following { mut machine, vault, reader, snapshots, mut last, mut is_due } = following;
+    // What the start replayed counts as well: it would be replayed once more.
+    let mut records = machine.seq().0 - last.map_or(0, |last| last.0);
+    let mut record_bytes = 0;
+    let mut snapshot_len = 0;
+    let write = |machine: &Machine, head, last: &mut Option<Seq>| {
+        let seq = machine.seq();
+        let (file, offset_bytes) = reader.place(seq);
+        let mark = Mark { seq, mac: head, file, offset_bytes };
+        let written = snapshot::seal(&vault, machine, &mark).and_then(|sealed| {
+            snapshots.write(seq, &sealed, *last).map_err(SnapshotError::Io).map(|()| sealed.len() as u64)
+        });
+        match written {
+            Ok(len) => {
+                tracing::debug!(%seq, len, "wrote a snapshot");
+                *last = Some(seq);
+                Some(len)
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                tracing::warn!(%seq, "no snapshot was written, so the next start takes longer: {error}{cause}");
+                None
+            }
+        }
+    };
+    let mut head = None;
+    loop {
+        let versions = machine.states().version_count();
+        let at_rest = records >= RECORDS_AT_REST_MIN.max(versions / VERSIONS_PER_RECORD_AT_REST);
+        // One that is due at rest is waited for once; without it there is nothing to wake up for.
+        let next = match head {
+            Some(_) if at_rest => receiver.recv_timeout(REST),
+            _ => receiver.recv().map_err(RecvTimeoutError::from),
+        };
+        let durable = match (next, head) {
+            (Ok(durable), _) => durable,
+            (Err(RecvTimeoutError::Timeout), Some(head)) => {
+                snapshot_len = write(&machine, head, &mut last).unwrap_or(snapshot_len);
+                (records, record_bytes) = (0, 0);
+                continue;
+            }
+            (Err(_), _) => return,
+        };
+        head = Some(durable.head);
+        for event in &durable.events {
+            if let Err(divergence) = machine.apply(durable.seq, event) {
+                tracing::error!(seq = %durable.seq, "no more snapshots are written: {divergence}");
+                return;
+            }
+        }
+        records += 1;
+        record_bytes += durable.len_bytes;
+        let versions = machine.states().version_count();
+        let is_due_now = match durable.kind {
+            RecordKind::Closed => is_due || records >= RECORDS_AT_REST_MIN.max(versions / VERSIONS_PER_RECORD_AT_REST),
+            RecordKind::Batch => {
+                is_due
+                    || records >= RECORDS_MIN.max(versions / VERSIONS_PER_RECORD)
+                    || record_bytes >= RECORD_BYTES_MIN.max(snapshot_len * SNAPSHOTS_PER_RECORD_BYTES)
+            }
+        };
+        if is_due_now {
+            is_due = false;
+            snapshot_len = write(&machine, durable.head, &mut last).unwrap_or(snapshot_len);
+            // Also after a failure: a full disk is not asked again with each record.
+            (records, record_bytes) = (0, 0);
+        }
+    }
+}
