@@ -33,16 +33,21 @@ impl Host {
     /// As [`Host::daemon`], by another call, such as one through `strace`.
     #[track_caller]
     pub fn daemon_by(&self, call: Call) -> Daemon {
+        self.try_daemon_by(call).unwrap_or_else(|mut daemon| {
+            panic!("the daemon ended with {} at its start: {}", daemon.exit(), daemon.said())
+        })
+    }
+
+    /// As [`Host::daemon_by`]; `Err` is a daemon that ended at its start.
+    #[track_caller]
+    pub fn try_daemon_by(&self, call: Call) -> Result<Daemon, Daemon> {
         let notify = self.path("n");
         let _ = std::fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).expect("a notify socket");
         let mut command = call.into_command();
         command.env("NOTIFY_SOCKET", &notify);
-        let mut daemon = self.begin(command);
-        if daemon.await_ready(&socket) {
-            return daemon;
-        }
-        panic!("the daemon ended with {} at its start: {}", daemon.exit(), daemon.said());
+        let daemon = self.begin(command);
+        if daemon.await_ready(&socket) { Ok(daemon) } else { Err(daemon) }
     }
 
     /// Starts the daemon and does not wait for anything.

@@ -12,6 +12,8 @@ use super::writer::{Load, asking_once, retrying};
 
 const WRITERS: usize = 8;
 const ROUNDS: usize = 50;
+/// Where `CI=true`.
+const ROUNDS_IN_CI: usize = 200;
 
 /// A writer and what it knows.
 struct Writer {
@@ -22,12 +24,13 @@ struct Writer {
     open: Option<Plan>,
 }
 
-/// 50 times: load from 8 threads, `kill -9` after a random number of acknowledged commits, start again.
+/// Many times: load from 8 threads, `kill -9` after a random number of acknowledged commits, start again.
 ///
 /// `STATED_TORTURE_ROUNDS` makes it longer.
 #[test]
 fn acknowledged_commits_survive_kill_9_and_others_are_whole_or_absent() {
-    let rounds = std::env::var("STATED_TORTURE_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number"));
+    let usual = if std::env::var("CI").as_deref() == Ok("true") { ROUNDS_IN_CI } else { ROUNDS };
+    let rounds = std::env::var("STATED_TORTURE_ROUNDS").map_or(usual, |text| text.parse().expect("a number"));
     let mut random = Random::new();
     let host = Host::new();
     let mut daemon = host.daemon();
