@@ -22,7 +22,7 @@ const QUEUE_LEN_MAX: usize = 4096;
 /// A snapshot is due after this many records, or …
 const RECORDS_MIN: u64 = 256;
 /// … a record for so many versions, where that is more: writing them all again must not cost more than it saves.
-const VERSIONS_PER_RECORD: u64 = 40;
+const VERSIONS_PER_RECORD: u64 = 16;
 /// A snapshot is due after this many bytes of records, or as many as some snapshots, where that is more.
 const RECORD_BYTES_MIN: u64 = 16 << 20;
 /// See [`RECORD_BYTES_MIN`].
