@@ -27,5 +27,5 @@ pub use reply::{
     Reply, StatusInfo, Verified, VersionInfo, VersionPage,
 };
 pub use request::{
-    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, ProcessRef, Request, SerialRule, Wait,
+    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Request, SerialRule, Wait,
 };

@@ -52,3 +52,5 @@ pub const ANSWERS_KEPT_MS: u64 = 60_000;
 pub const LEASE_TTL_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 /// Shortest TTL of a lease, in milliseconds.
 pub const LEASE_TTL_MS_MIN: u64 = 1000;
+/// Parts that all payloads are divided in at most, to be read one after the other.
+pub const PARTS_MAX: u32 = 1 << 16;

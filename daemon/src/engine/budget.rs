@@ -1,12 +1,19 @@
 //! Room for contents in memory.
 
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use stated_shared::{Failure, FailureKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::newest::NewestContents;
+
 /// What the budget is counted in, so that a semaphore's permits suffice for any size. In bytes.
 const PAGE_LEN: u64 = 4096;
+/// What the newest contents may take of it at most: a share, and bytes.
+const NEWEST_SHARE: u64 = 8;
+const NEWEST_LEN_MAX: u64 = 256 << 20;
 
 /// The bytes of content that the daemon holds in memory at most.
 ///
@@ -15,19 +22,63 @@ const PAGE_LEN: u64 = 4096;
 pub struct ContentBudget {
     pages: Arc<Semaphore>,
     pages_max: u32,
+    newest: Arc<NewestContents>,
 }
 
 /// Room for one request's contents; given back when dropped.
 #[derive(Debug)]
 pub struct ContentPermit {
-    _pages: OwnedSemaphorePermit,
+    pages: OwnedSemaphorePermit,
+}
+
+impl ContentPermit {
+    /// Gives back what is over the room for this many bytes.
+    pub(super) fn shrink(&mut self, len_bytes: u64) {
+        let over = self.pages.num_permits().saturating_sub(usize::try_from(pages_of(len_bytes)).unwrap_or(usize::MAX));
+        drop(self.pages.split(over));
+    }
+}
+
+/// A content in memory, and its room as long as anyone holds it.
+pub struct HeldContent {
+    bytes: Vec<u8>,
+    _room: Option<ContentPermit>,
+}
+
+impl HeldContent {
+    /// Of these bytes, in this room.
+    pub fn new(bytes: Vec<u8>, room: Option<ContentPermit>) -> Arc<Self> {
+        Arc::new(Self { bytes, _room: room })
+    }
+}
+
+impl Deref for HeldContent {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Contents are secrets.
+impl fmt::Debug for HeldContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeldContent({} bytes)", self.bytes.len())
+    }
 }
 
 impl ContentBudget {
     /// A budget of this many bytes.
     pub fn new(len_bytes: u64) -> Self {
         let pages_max = u32::try_from(len_bytes / PAGE_LEN).unwrap_or(u32::MAX).min(Semaphore::MAX_PERMITS as u32);
-        Self { pages: Arc::new(Semaphore::new(pages_max as usize)), pages_max }
+        let newest_len_max = (len_bytes / NEWEST_SHARE).min(NEWEST_LEN_MAX);
+        let newest = Arc::new(NewestContents::new(newest_len_max));
+        Self { pages: Arc::new(Semaphore::new(pages_max as usize)), pages_max, newest }
+    }
+
+    /// The newest contents, which take room of this budget and leave it to whoever needs it.
+    pub(super) fn newest(&self) -> &NewestContents {
+        &self.newest
     }
 
     /// Waits for room. `Err` where the whole budget would not do.
@@ -35,16 +86,39 @@ impl ContentBudget {
     /// To be asked for before anything is allocated, and never by one who holds room already: two such could wait for
     /// each other.
     pub async fn room(&self, len_bytes: u64) -> Result<ContentPermit, Failure> {
-        let pages = u32::try_from(len_bytes.div_ceil(PAGE_LEN)).unwrap_or(u32::MAX);
+        let pages = pages_of(len_bytes);
         if pages > self.pages_max {
-            let max = u64::from(self.pages_max) * PAGE_LEN;
+            let max = self.len_max();
             let message = format!("content of {len_bytes} bytes is over the {max} that this daemon holds in memory");
             return Err(Failure::new(FailureKind::Conflict, message));
         }
+        self.reclaim(pages);
         let room = Arc::clone(&self.pages).acquire_many_owned(pages).await;
         let pages = room.map_err(|_| Failure::new(FailureKind::Internal, "the content budget is closed"))?;
-        Ok(ContentPermit { _pages: pages })
+        Ok(ContentPermit { pages })
     }
+
+    /// Room without waiting, for what can be done without: also for one who holds room already.
+    pub(super) fn room_at_once(&self, len_bytes: u64) -> Option<ContentPermit> {
+        let pages = pages_of(len_bytes);
+        self.reclaim(pages);
+        let pages = Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?;
+        Some(ContentPermit { pages })
+    }
+
+    /// The most that can be asked for.
+    pub(super) fn len_max(&self) -> u64 {
+        u64::from(self.pages_max) * PAGE_LEN
+    }
+
+    /// Lets go of newest contents until there is room for this many pages, or none is left.
+    fn reclaim(&self, pages: u32) {
+        while pages <= self.pages_max && self.pages.available_permits() < pages as usize && self.newest.drop_oldest() {}
+    }
+}
+
+fn pages_of(len_bytes: u64) -> u32 {
+    u32::try_from(len_bytes.div_ceil(PAGE_LEN).max(1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -6,8 +6,12 @@
 
 mod audit;
 mod budget;
+mod commit;
+mod contents;
+mod delta;
 mod grants;
 mod handle;
+mod newest;
 mod observed;
 mod outbox;
 mod owner;
@@ -19,7 +23,7 @@ mod store;
 mod verify;
 mod watermark;
 
-pub use budget::{ContentBudget, ContentPermit};
+pub use budget::{ContentBudget, ContentPermit, HeldContent};
 pub use handle::{Engine, Facts};
 pub use outbox::Outbox;
 pub use owner::Halt;

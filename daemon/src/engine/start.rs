@@ -158,12 +158,12 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
         facts,
         store: Store { vault: Arc::clone(&vault), reader: journal.reader(), blobs: journal.blobs() },
         watermark: Arc::clone(&watermark),
-        budget,
+        budget: budget.clone(),
         epoch,
     });
     let runtime = tokio::runtime::Handle::current();
     let book = GrantBook::new(table, runtime, tracker.clone(), sender.downgrade());
-    let mut owner = Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, daemon });
+    let mut owner = Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, budget, daemon });
     owner.start(events, loaded.entries, frozen)?;
 
     let (done, ended) = oneshot::channel();
