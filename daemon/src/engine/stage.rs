@@ -1,7 +1,7 @@
 //! Contents on their way in and out: hashed, compressed, checked.
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Read};
 
 use serde::Deserialize;
 use stated_shared::Version;
@@ -82,8 +82,7 @@ fn whole(bytes: &[u8]) -> io::Result<Vec<u8>> {
             compressor.compress(bytes)
         })?
     } else {
-        let level = if bytes.len() < LARGE_LEN as usize { 9 } else { 3 };
-        let compressed = compress(bytes, None, &[CParameter::CompressionLevel(level)], compress_bound(bytes.len()))?;
+        let compressed = compress(bytes, None, whole_parameters(bytes.len()), compress_bound(bytes.len()))?;
         compressed.ok_or_else(|| io::Error::other("a frame is over its bound"))?
     };
     checked(bytes, None, payload)
@@ -91,31 +90,52 @@ fn whole(bytes: &[u8]) -> io::Result<Vec<u8>> {
 
 /// `None` where the base does not help.
 fn patch(bytes: &[u8], base: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let len_max = bytes.len() / 2;
-    match compress(bytes, Some(base), patch_parameters(bytes.len().max(base.len())), len_max)? {
-        Some(payload) => checked(bytes, Some(base), payload).map(Some),
-        None => Ok(None),
+    let mut best: Option<Vec<u8>> = None;
+    for parameters in patch_parameters(bytes.len().max(base.len())) {
+        let len_max = best.as_ref().map_or(bytes.len() / 2, Vec::len);
+        best = compress(bytes, Some(base), parameters, len_max)?.or(best);
     }
+    best.map(|payload| checked(bytes, Some(base), payload)).transpose()
 }
 
 /// As measured, see docs/adr/0002-contents-are-patches.md.
-fn patch_parameters(len: usize) -> &'static [CParameter] {
-    if len <= SMALL_LEN_MAX {
-        &[CParameter::CompressionLevel(3)]
-    } else if len < LARGE_LEN as usize {
-        // Long matches come from the long-distance table, so the tables of the slow match finder can be tiny: the size
-        // of level 19 in a fiftieth of its time.
+fn whole_parameters(len: usize) -> &'static [CParameter] {
+    if len < LARGE_LEN as usize {
+        // The parser of a high level, and tables that fit into a processor's cache.
         &[
-            CParameter::CompressionLevel(19),
+            CParameter::CompressionLevel(16),
             CParameter::SearchLog(1),
             CParameter::ChainLog(12),
             CParameter::HashLog(14),
             CParameter::EnableLongDistanceMatching(true),
-            CParameter::LdmHashRateLog(3),
-            CParameter::LdmMinMatch(16),
         ]
     } else {
         &[CParameter::CompressionLevel(3), CParameter::EnableLongDistanceMatching(true)]
+    }
+}
+
+/// What is tried, the smallest taken. As measured, see docs/adr/0002-contents-are-patches.md.
+fn patch_parameters(len: usize) -> &'static [&'static [CParameter]] {
+    if len <= SMALL_LEN_MAX {
+        &[&[CParameter::CompressionLevel(3)]]
+    } else if len < LARGE_LEN as usize {
+        &[
+            // Finds whatever repeats, at little cost.
+            &[CParameter::CompressionLevel(3), CParameter::EnableLongDistanceMatching(true)],
+            // Nearly the size of level 19 in a small part of its time: the long-distance table finds what repeats, so
+            // the match finder's own can be tiny. Fails where nothing else compresses, hence not alone.
+            &[
+                CParameter::CompressionLevel(19),
+                CParameter::SearchLog(1),
+                CParameter::ChainLog(12),
+                CParameter::HashLog(14),
+                CParameter::EnableLongDistanceMatching(true),
+                CParameter::LdmHashRateLog(3),
+                CParameter::LdmMinMatch(16),
+            ],
+        ]
+    } else {
+        &[&[CParameter::CompressionLevel(3), CParameter::EnableLongDistanceMatching(true)]]
     }
 }
 
@@ -158,10 +178,27 @@ fn decompress(payload: &[u8], base: Option<&[u8]>, size: usize) -> io::Result<Ve
 
 /// Equal bytes have an equal SHA-256.
 fn checked(bytes: &[u8], base: Option<&[u8]>, payload: Vec<u8>) -> io::Result<Vec<u8>> {
-    if decompress(&payload, base, bytes.len())? == bytes {
-        Ok(payload)
+    let comes_back = if base.is_some() || bytes.len() <= SMALL_LEN_MAX {
+        decompress(&payload, base, bytes.len())? == bytes
     } else {
-        Err(io::Error::other("what was compressed does not come back"))
+        streams_back(bytes, &payload)?
+    };
+    if comes_back { Ok(payload) } else { Err(io::Error::other("what was compressed does not come back")) }
+}
+
+/// Without the content a second time in memory.
+fn streams_back(bytes: &[u8], payload: &[u8]) -> io::Result<bool> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(payload)?;
+    decoder.window_log_max(31)?;
+    let mut piece = vec![0; 128 << 10];
+    let mut rest = bytes;
+    loop {
+        let len = decoder.read(&mut piece)?;
+        match rest.strip_prefix(&piece[..len]) {
+            Some(_) if len == 0 => return Ok(rest.is_empty()),
+            Some(behind) => rest = behind,
+            None => return Ok(false),
+        }
     }
 }
 
@@ -224,6 +261,14 @@ mod tests {
             assert!(unstage(&staged.content, Some(&content(3, len)), &staged.payload).is_err());
             assert!(unstage(&staged.content, None, &staged.payload).is_err());
         }
+    }
+
+    #[test]
+    fn what_does_not_compress_is_patched_as_well() {
+        let noise: Vec<u8> = (0_u32..10_000).flat_map(|n| vault::sha256(&n.to_be_bytes()).0).collect();
+        let bytes = [&noise[..1000], b"changed", &noise[1000..]].concat();
+        let staged = stage(&bytes, Some((Version(1), &noise))).unwrap();
+        assert!(staged.payload.len() < 1000, "{}", staged.payload.len());
     }
 
     #[test]
