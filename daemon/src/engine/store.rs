@@ -49,16 +49,16 @@ impl Store {
     ///
     /// Holds two contents of the chain at a time.
     pub fn load(&self, chain: &[Link]) -> Result<Vec<u8>, (Version, Damage)> {
-        let mut base: Option<Zeroizing<Vec<u8>>> = None;
+        let mut base: Option<Vec<u8>> = None;
         for (after, Link { version, seq, content }) in chain.iter().enumerate().rev() {
             let damaged = |damage| (*version, damage);
             let payload = self.payload(*seq, content).map_err(damaged)?;
-            let bytes = stage::unstage(content, base.as_ref().map(|bytes| &bytes[..]), &payload)
+            let bytes = stage::unstage(content, base.as_deref(), &payload)
                 .map_err(|what| damaged(self.damage(*seq, content, what)))?;
             if after == 0 {
                 return Ok(bytes);
             }
-            base = Some(Zeroizing::new(bytes));
+            base = Some(bytes);
         }
         unreachable!("a chain has a first version")
     }
