@@ -1,11 +1,15 @@
 //! Room for contents in memory.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use stated_shared::{Failure, FailureKind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 
 use super::newest::NewestContents;
 
@@ -92,16 +96,24 @@ impl ContentBudget {
             let message = format!("content of {len_bytes} bytes is over the {max} that this daemon holds in memory");
             return Err(Failure::new(FailureKind::Conflict, message));
         }
-        self.reclaim(pages);
-        let room = Arc::clone(&self.pages).acquire_many_owned(pages).await;
-        let pages = room.map_err(|_| Failure::new(FailureKind::Internal, "the content budget is closed"))?;
+        let mut room = pin!(unconstrained(Arc::clone(&self.pages).acquire_many_owned(pages)));
+        let room = poll_fn(|context| {
+            loop {
+                // Asked for first: whoever is in the queue gets what is let go of, and no content that is newer still.
+                match room.as_mut().poll(context) {
+                    Poll::Pending if self.newest.drop_oldest() => {}
+                    polled => return polled,
+                }
+            }
+        });
+        let pages = room.await.map_err(|_| Failure::new(FailureKind::Internal, "the content budget is closed"))?;
         Ok(ContentPermit { pages })
     }
 
     /// Room without waiting, for what can be done without: also for one who holds room already.
     pub(super) fn room_at_once(&self, len_bytes: u64) -> Option<ContentPermit> {
         let pages = pages_of(len_bytes);
-        self.reclaim(pages);
+        while pages <= self.pages_max && self.pages.available_permits() < pages as usize && self.newest.drop_oldest() {}
         let pages = Arc::clone(&self.pages).try_acquire_many_owned(pages).ok()?;
         Some(ContentPermit { pages })
     }
@@ -109,11 +121,6 @@ impl ContentBudget {
     /// The most that can be asked for.
     pub(super) fn len_max(&self) -> u64 {
         u64::from(self.pages_max) * PAGE_LEN
-    }
-
-    /// Lets go of newest contents until there is room for this many pages, or none is left.
-    fn reclaim(&self, pages: u32) {
-        while pages <= self.pages_max && self.pages.available_permits() < pages as usize && self.newest.drop_oldest() {}
     }
 }
 

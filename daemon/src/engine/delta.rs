@@ -85,6 +85,12 @@ impl Bases {
         found
     }
 
+    /// After a whole frame.
+    #[cfg(test)]
+    pub fn first(newest: Version) -> Self {
+        Self::after(newest, std::iter::once(None))
+    }
+
     /// The version that they come after.
     pub fn newest(&self) -> Version {
         self.newest
@@ -158,14 +164,14 @@ mod tests {
         /// However many commits were under way when a base was chosen, and whatever the sizes.
         #[test]
         fn every_version_is_at_most_63_and_a_64th_of_its_number_away_from_a_whole_frame(
-            versions in proptest::collection::vec(
-                (0_u64..4, prop_oneof![4 => Just(0_u64), 1 => 0_u64..300], 0_u32..40), 1..1500)
+            rarity in prop_oneof![Just(u32::MAX), Just(300), Just(10)],
+            versions in proptest::collection::vec((any::<u32>(), 0_u64..300, any::<u32>(), 0_u32..31), 1..1500)
         ) {
             let mut bases = vec![None];
-            for (kind, late, size) in versions {
+            for (late, by, odd, log) in versions {
+                let late = if late % rarity == 0 { by } else { 0 };
                 let newest = (bases.len() as u64).saturating_sub(late).max(1);
-                // Mostly of a size that is patched, sometimes of any.
-                let size = if kind > 0 { 1 << 20 } else { 1_u64 << (size % 31) };
+                let size = if odd % rarity == 0 { 1 << log } else { 1 << 20 };
                 let base = choose(&bases, newest, size);
                 bases.push(base);
                 let version = bases.len() as u64;

@@ -128,3 +128,68 @@ impl Entries {
 fn cost(newest: &NewestContent) -> u64 {
     (newest.bytes.len() as u64).next_multiple_of(4096).max(4096)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::budget::ContentBudget;
+    use super::*;
+
+    const LEN: usize = 1 << 20;
+
+    fn name(n: u64) -> StateName {
+        StateName::parse(&format!("s/{n}")).unwrap()
+    }
+
+    /// A content of 1 MiB that says which it is, in room of the budget.
+    fn content(budget: &ContentBudget, version: u64, len: usize) -> NewestContent {
+        let room = budget.room_at_once(len as u64).unwrap();
+        NewestContent {
+            version: Version(version),
+            sha256: Digest([version as u8; 32]),
+            bases: Bases::first(Version(version)),
+            bytes: HeldContent::new(vec![version as u8; len], Some(room)),
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first_and_nothing_goes_over_the_share() {
+        // An eighth of it is 4 MiB.
+        let budget = ContentBudget::new(32 << 20);
+        let newest = budget.newest();
+        for n in 1..=4 {
+            newest.put(&name(n), content(&budget, 1, LEN));
+        }
+        assert!(newest.get(&name(1)).is_some());
+        newest.put(&name(5), content(&budget, 1, LEN));
+        let kept: Vec<u64> = (1..=5).filter(|n| newest.get(&name(*n)).is_some()).collect();
+        assert_eq!(kept, [1, 3, 4, 5]);
+        newest.put(&name(6), content(&budget, 1, 3 * LEN));
+        assert!(newest.get(&name(6)).is_none(), "it is over half of the share");
+    }
+
+    #[test]
+    fn only_the_version_that_is_asked_for_is_given_and_an_older_one_replaces_none() {
+        let budget = ContentBudget::new(32 << 20);
+        let newest = budget.newest();
+        newest.put(&name(1), content(&budget, 7, LEN));
+        newest.put(&name(1), content(&budget, 6, LEN));
+        assert!(newest.version(&name(1), Version(7), Digest([7; 32])).is_some_and(|bytes| bytes[0] == 7));
+        assert!(newest.version(&name(1), Version(6), Digest([6; 32])).is_none());
+        assert!(newest.version(&name(1), Version(7), Digest([8; 32])).is_none());
+        newest.forget(&name(1));
+        assert!(newest.get(&name(1)).is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_needs_room_gets_that_of_the_newest_contents() {
+        let budget = ContentBudget::new(32 << 20);
+        for n in 1..=4 {
+            budget.newest().put(&name(n), content(&budget, 1, LEN));
+        }
+        assert!(budget.room_at_once(29 << 20).is_some());
+        assert!(budget.newest().get(&name(1)).is_none(), "one had to go");
+        assert!(budget.newest().get(&name(4)).is_some(), "and no more than had to");
+        drop(budget.room(32 << 20).await.unwrap());
+        assert!(budget.newest().get(&name(4)).is_none());
+    }
+}
