@@ -73,10 +73,12 @@ bytes() {
 declare -A number_of
 states=0
 
-# Writes one version from the zstd frame on standard input: restore PATH SIZE SHA256, prints its status.
+# Writes one version from the zstd frame on standard input: restore PATH SIZE SHA256 BASE, prints its status. BASE is
+# the version of the same state that it is a patch from, recovered before, or "-".
 restore() {
-    local got
-    if ! zstd -d -q -c --long=31 >"$1" 2>/dev/null; then
+    local got options=(-d -q -c --long=31)
+    [ "$4" = - ] || options+=("--patch-from=${1%/*}/$4")
+    if ! zstd "${options[@]}" >"$1" 2>/dev/null; then
         echo "damaged: its frame does not decompress"
     elif [ "$(stat -c %s "$1")" != "$2" ]; then
         echo "damaged: its length differs"
@@ -89,7 +91,7 @@ restore() {
 # For each change two lines: its fields, and the beginning of its line in the index.
 changes='
     .at as $at | .what.committed // empty | .changes[] |
-    ([.version, .content.sha256 // "-", .content.size_bytes // "-"]
+    ([.version, .content.sha256 // "-", .content.size_bytes // "-", .content.base // "-"]
         + if .content == null then ["removed", "-", "-"]
           elif .content.payload.inline then .content.payload.inline | ["inline", .offset_bytes, .len_bytes]
           else .content.payload.blob | ["blob", .id, .len_bytes] end
@@ -99,13 +101,14 @@ changes='
         else {sha256: .content.sha256, size_bytes: .content.size_bytes} end | tojson)'
 
 number='^(0|[1-9][0-9]{0,17})$'
+base_or_none='^(-|[1-9][0-9]{0,17})$'
 digest='^[0-9a-f]{64}$'
 blob_id='^[0-9a-f]{32}$'
 
 # recover_change FIELDS NAME ENTRY PAYLOADS_AT: one version out of $work/record.
 recover_change() {
-    local version sha256 size_bytes kind a b n path outcome blob
-    read -r version sha256 size_bytes kind a b <<<"$1"
+    local version sha256 size_bytes base kind a b n path outcome blob
+    read -r version sha256 size_bytes base kind a b <<<"$1"
     if [[ ! $version =~ $number ]]; then
         complain "record $seq: a version that is no number"
         return
@@ -121,10 +124,12 @@ recover_change() {
         printf '%s,"status":"ok"}\n' "${3%\}}" >>"$out_dir/index.jsonl"
         return
     fi
-    if [[ ! $sha256 =~ $digest || ! $size_bytes =~ $number || ! $b =~ $number ]]; then
+    if [[ ! $sha256 =~ $digest || ! $size_bytes =~ $number || ! $b =~ $number || ! $base =~ $base_or_none ]]; then
         outcome="damaged: its metadata is malformed"
+    elif [ "$base" != - ] && [ ! -e "$out_dir/$n/$base" ]; then
+        outcome="damaged: it is a patch from version $base, which is not recovered"
     elif [ "$kind" = inline ] && [[ $a =~ $number ]]; then
-        outcome=$(bytes "$work/record" $(($4 + a)) "$b" | restore "$out_dir/$path" "$size_bytes" "$sha256")
+        outcome=$(bytes "$work/record" $(($4 + a)) "$b" | restore "$out_dir/$path" "$size_bytes" "$sha256" "$base")
     elif [ "$kind" = blob ] && [[ $a =~ $blob_id ]]; then
         blob=$state_dir/blob/${a:0:2}/$a.age
         if [ ! -e "$blob" ]; then
@@ -132,7 +137,7 @@ recover_change() {
         elif ! age -d "${keys[@]}" -o "$work/payload" "$blob" 2>/dev/null; then
             outcome="damaged: $(basename "$blob") does not open"
         else
-            outcome=$(restore "$out_dir/$path" "$size_bytes" "$sha256" <"$work/payload")
+            outcome=$(restore "$out_dir/$path" "$size_bytes" "$sha256" "$base" <"$work/payload")
         fi
     else
         outcome="damaged: its metadata is malformed"

@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 use fake::{Fake, Peer, grant, name, version};
 use stated_shared::{
     AuditEntry, AuditPage, Bytes, Commit, Committed, CommittedState, Content, Damage, Digest, Epoch, Expect, Failure,
-    FailureKind, Fence, Fetched, LockId, LockInfo, LockKind, LockPage, Reply, Request, Seq, SerialRule, Timestamp,
-    Verified, Version, VersionInfo, VersionPage,
+    FailureKind, Fence, Fetched, LockId, LockInfo, LockKind, LockPage, Part, Reply, Request, Seq, SerialRule,
+    Timestamp, Verified, Version, VersionInfo, VersionPage,
 };
 
 fn statectl(fake: &Fake, arguments: &[&str]) -> Command {
@@ -313,7 +313,7 @@ fn audit_follows_its_pages() {
 #[test]
 fn damage_is_listed_and_fails() {
     let (code, out, err) = ask(&["verify", "--read-data"], |request| {
-        assert_eq!(request, Request::Verify { read_data: true });
+        assert_eq!(request, Request::Verify { read_data: Some(Part::ALL) });
         let damage = vec![Damage { file: "log/1.log".into(), offset_bytes: 7, what: "bad MAC".into() }];
         Ok(Reply::Verified(Verified { records: 3, payloads: 2, seq: Seq(3), head: Digest::ZERO, damage }))
     });

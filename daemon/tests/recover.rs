@@ -11,6 +11,7 @@ use stated::disk::{Disk, RealDisk};
 use stated::journal::{BlobId, Journal, LocalJournal, OpenMode, Record, RecordKind};
 use stated::vault::{ChainKey, Keyring, Vault, create_identity, load_identities, sha256};
 use stated_shared::{Digest, Generation, RepositoryId, Seq, Timestamp};
+use zstd::zstd_safe::{CCtx, compress_bound};
 
 const REPOSITORY: RepositoryId = RepositoryId([0x42; 16]);
 const CREATED: Timestamp = Timestamp(1_764_000_000_000);
@@ -30,6 +31,9 @@ const NAMES: [&str; 8] = [
 fn disk() -> Arc<dyn Disk> {
     Arc::new(RealDisk)
 }
+
+/// The state whose versions are patches.
+const PATCHED: &str = "patched/from the one before";
 
 /// A state directory being written, and what must come out of it.
 struct Fixture {
@@ -123,6 +127,21 @@ impl Fixture {
         self.append(&[other, commit], &payloads, false);
     }
 
+    /// A version that is stored as a patch from an earlier one.
+    fn patch(&mut self, state: &str, version: u64, base: u64, bytes: Vec<u8>) {
+        let (.., from) = self.expected.iter().find(|(of, at, _)| of == state && *at == base).unwrap();
+        let mut compressor = CCtx::create();
+        compressor.ref_prefix(from.as_ref().unwrap()).unwrap();
+        let mut frame = Vec::with_capacity(compress_bound(bytes.len()));
+        compressor.compress2(&mut frame, &bytes).unwrap();
+        drop(compressor);
+        let payload = json!({"inline": {"offset_bytes": 0, "len_bytes": frame.len()}});
+        let content = json!({"sha256": sha256(&bytes), "size_bytes": bytes.len(), "payload": payload, "base": base});
+        let change = json!({"state": state, "version": version, "content": content});
+        self.append(&[json!({"committed": {"number": 1, "changes": [change]}})], &frame, false);
+        self.expected.push((state.to_owned(), version, Some(bytes)));
+    }
+
     fn filled() -> Self {
         let mut fixture = Self::new();
         for (index, state) in NAMES.into_iter().enumerate() {
@@ -136,6 +155,13 @@ impl Fixture {
         let second = Change { state: "new", version: 1, content: Some((b"{}".to_vec(), None)) };
         fixture.commit(vec![removal, inline, blob, second]);
         fixture.commit(vec![Change { state: NAMES[2], version: 3, content: Some((b"again".to_vec(), None)) }]);
+        let mut text: Vec<u8> = (0..500_u32).flat_map(|i| sha256(&i.to_be_bytes()).0).collect();
+        fixture.commit(vec![Change { state: PATCHED, version: 1, content: Some((text.clone(), None)) }]);
+        for version in 2..=5 {
+            text.splice(100 * version..100 * version + 7, *b"\0changed\n");
+            let base = if version == 5 { 1 } else { version as u64 - 1 };
+            fixture.patch(PATCHED, version as u64, base, text.clone());
+        }
         fixture
     }
 
@@ -247,6 +273,29 @@ fn a_log_of_several_files_is_read_in_order() {
     let out = fixture.dir.path().join("out");
     ok(&fixture.recover(&out));
     assert_eq!(fixture.check(&out), []);
+}
+
+#[test]
+fn a_damaged_version_costs_those_that_are_patched_from_it_and_no_other() {
+    if !tools() {
+        return;
+    }
+    let mut fixture = Fixture::filled();
+    // Its record is the third from the end.
+    let last = fixture.journal.as_ref().unwrap().last();
+    let (_, at) = fixture.journal.as_ref().unwrap().reader().place(Seq(last.0 - 2));
+    fixture.close();
+    let log = fixture.state_dir().join("log/0000000000000001.log");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[at as usize + 300] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    fixture.expected.retain(|(state, version, _)| (state.as_str(), *version) != (PATCHED, 3));
+    let out = fixture.dir.path().join("out");
+    let output = fixture.recover(&out);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("version 4: damaged: it is a patch from version 3, which is not recovered"), "{told}");
+    assert_eq!(fixture.check(&out), [(PATCHED.to_owned(), 4)]);
 }
 
 #[test]

@@ -27,5 +27,6 @@ pub use reply::{
     LockInfo, LockPage, Notice, Reply, StatusInfo, Verified, VersionInfo, VersionPage,
 };
 pub use request::{
-    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, ProcessRef, Request, SerialRule, Tag, Wait,
+    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Request, SerialRule, Tag,
+    Wait,
 };

@@ -85,8 +85,8 @@ pub enum Request {
     },
     /// Read everything up to the watermark and check it. `Reply::Verified`.
     Verify {
-        /// Read every payload too, not only the journal's records.
-        read_data: bool,
+        /// Read this part of the payloads too, not only the journal's records.
+        read_data: Option<Part>,
     },
     /// The daemon's own facts. `Reply::Status`.
     Status,
@@ -266,4 +266,20 @@ pub struct AuditFilter {
     pub uid: Option<u32>,
     /// This outcome.
     pub outcome: Option<String>,
+}
+
+/// The n-th of so many parts of all payloads: who reads one after the other has read everything.
+///
+/// A part has every so-manyth run of 64 versions of a state; a version stays in its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// From 1.
+    pub n: u32,
+    /// Their number.
+    pub of: u32,
+}
+
+impl Part {
+    /// Everything.
+    pub const ALL: Self = Self { n: 1, of: 1 };
 }

@@ -15,6 +15,7 @@ mod programs;
 mod random;
 mod running;
 mod survivors;
+mod terraform_state;
 mod tools;
 
 pub use commits::{Commits, commit, state};
@@ -27,6 +28,7 @@ pub use process::Process;
 pub use programs::directory as programs_dir;
 pub use random::Random;
 pub use running::{Finished, Running};
+pub use terraform_state::TerraformState;
 pub use tools::{root, sha256, skip, tool};
 
 use std::time::Duration;

@@ -2,21 +2,28 @@
 
 use clap::Args;
 use serde::Serialize;
-use stated_shared::{Failure, FailureKind, Reply, Request};
+use stated_shared::limits::PARTS_MAX;
+use stated_shared::{Failure, FailureKind, Part, Reply, Request};
 
 use super::Context;
 use super::failure;
 
-/// Read everything that is stored, up to the last durable record, and name what is damaged
+/// Check the records up to the last durable one, and with --read-data the contents too; name what is damaged
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   statectl verify
 
 Where something is damaged each place is printed, and the exit code is 74. Without a daemon: stated verify.")]
 pub(super) struct Verify {
-    /// Read every payload too: what it does today in any case
-    #[arg(long, hide = true)]
-    read_data: bool,
+    /// Read and compare every content too, or the n-th of t parts of them: whoever reads one a night has read all in t
+    #[arg(long, value_name = "N/T", num_args = 0..=1, require_equals = true, default_missing_value = "1/1", value_parser = part)]
+    read_data: Option<Part>,
+}
+
+fn part(text: &str) -> Result<Part, String> {
+    let part = text.split_once('/').and_then(|(n, of)| Some(Part { n: n.parse().ok()?, of: of.parse().ok()? }));
+    part.filter(|part| (1..=PARTS_MAX).contains(&part.of) && (1..=part.of).contains(&part.n))
+        .ok_or_else(|| format!("a part is 1/7 to 7/7, with up to {PARTS_MAX} for 7"))
 }
 
 #[derive(Serialize)]
@@ -37,7 +44,7 @@ struct DamageView {
 
 impl Verify {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let verified = match context.connect()?.call(&Request::Verify { read_data: true })? {
+        let verified = match context.connect()?.call(&Request::Verify { read_data: self.read_data })? {
             Reply::Verified(verified) => verified,
             _ => return Err(failure::unexpected()),
         };
@@ -57,11 +64,19 @@ impl Verify {
             for damage in &verified.damage {
                 context.output.print(&format!("{} at byte {}: {}", damage.file, damage.offset_bytes, damage.what))?;
             }
-            let (records, payloads) = (verified.records, verified.payloads);
+            let records = verified.records;
+            let payloads = match self.read_data {
+                None => String::new(),
+                Some(Part::ALL) => format!(" and {} payloads", verified.payloads),
+                Some(Part { n, of }) => format!(" and {} payloads (part {n} of {of})", verified.payloads),
+            };
             context.output.print(&format!(
-                "{records} records and {payloads} payloads verify, up to record {} (head {})",
+                "{records} records{payloads} verify, up to record {} (head {})",
                 verified.seq, verified.head
             ))?;
+            if self.read_data.is_none() {
+                context.output.say("no content was compared: statectl verify --read-data does so");
+            }
         }
         if places == 0 {
             return Ok(0);

@@ -1,6 +1,5 @@
 //! What the rest of the daemon holds of the engine.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,28 +8,28 @@ use globset::{GlobBuilder, GlobMatcher};
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
 use stated_shared::wire::Welcome;
 use stated_shared::{
-    AuditFilter, ChangePage, Commit, Content, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Reply, Request,
-    Selector, Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
+    AuditFilter, ChangePage, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Part, Reply, Request, Selector,
+    Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::budget::{ContentBudget, ContentPermit};
+use super::budget::{ContentBudget, ContentPermit, HeldContent};
+use super::commit::StagedBytes;
+use super::delta::{self, Bases, Chain, Link};
+use super::newest::NewestContent;
 use super::outbox::Outbox;
 use super::owner::{Command, Query, Reading, Submission, View};
 use super::service::{ConnectionId, FetchedContent, Opened, Service, Submission as Asking};
-use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use super::store::Store;
 use super::watermark::Watermark;
 use super::{audit, changes, verify};
 use crate::host::{Clock, Process};
-use crate::machine::event::Payload;
-use crate::machine::{Ask, CommitAsk, LockAsk, Machine, StagedChange, Tie, Time};
+use crate::machine::event::Content as EventContent;
+use crate::machine::{Ask, LockAsk, Machine, Tie, Time};
 
 /// Contents longer than this are compressed off the connection's thread.
-const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
-/// Inline payloads of one commit; what goes over it becomes a blob.
-const COMMIT_INLINE_LEN_MAX: usize = 1 << 20;
+pub(super) const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
 
 /// Facts of the daemon that do not change while it runs.
 #[derive(Debug, Clone)]
@@ -63,12 +62,6 @@ pub(super) struct Shared {
     pub epoch: stated_shared::Epoch,
 }
 
-/// A commit whose contents are staged.
-pub(super) struct StagedCommit {
-    pub ask: CommitAsk,
-    pub payloads: BTreeMap<StateName, Vec<u8>>,
-}
-
 impl Engine {
     /// Stops the owner after what is queued: the last record is written and the journal closed.
     pub async fn stop(&self) {
@@ -76,28 +69,16 @@ impl Engine {
         let _ = self.send(Command::Stop).await;
     }
 
-    async fn commit(&self, of: Asked, commit: Commit, room: Option<ContentPermit>) -> Result<(), Failure> {
-        let bytes: usize = commit.changes.iter().map(|change| content_len(&change.content)).sum();
-        let shared = Arc::clone(&self.shared);
-        let staged = if bytes <= STAGE_INLINE_LEN_MAX {
-            shared.stage(commit)?
-        } else {
-            blocking(move || shared.stage(commit)).await??
-        };
-        let (ask, payloads) = (Ask::Commit(staged.ask), staged.payloads);
-        self.change(of, ask, payloads, None, room).await
-    }
-
-    async fn change(
+    pub(super) async fn change(
         &self,
         of: Asked,
         ask: Ask,
-        payloads: BTreeMap<StateName, Vec<u8>>,
+        bytes: StagedBytes,
         process: Option<Process>,
         room: Option<ContentPermit>,
     ) -> Result<(), Failure> {
         let Asked { session, connection, number } = of;
-        let submission = Submission { session, connection, number, ask, payloads, process, room };
+        let submission = Submission { session, connection, number, ask, bytes, process, room };
         self.send(Command::Submit(Box::new(submission))).await
     }
 
@@ -153,12 +134,21 @@ impl Engine {
         .await?
     }
 
-    async fn verify(&self, read_data: bool) -> Result<Reply, Failure> {
+    async fn verify(&self, read_data: Option<Part>) -> Result<Reply, Failure> {
         let keyring = self.query(|machine, _| machine.keyring()).await?;
         let shared = Arc::clone(&self.shared);
         let at = shared.watermark.get();
         let dir = shared.facts.state_dir.clone();
-        blocking(move || Reply::Verified(verify::verify(&shared.store, at, &dir, keyring, read_data))).await
+        let budget = &self.shared.budget;
+        let kept_len_max = verify::KEPT_LEN_MAX.min(budget.len_max() / 4);
+        let room = if read_data.is_some() { Some(budget.room(kept_len_max).await?) } else { None };
+        let read_data = read_data.map(|part| (part, kept_len_max));
+        blocking(move || {
+            let verified = verify::verify(&shared.store, at, &dir, keyring, read_data);
+            drop(room);
+            Reply::Verified(verified)
+        })
+        .await
     }
 
     async fn status(&self, of: Asked) -> Result<(), Failure> {
@@ -235,11 +225,39 @@ impl Engine {
                 return self.read(of, move |_, _| answer).await;
             }
         };
-        self.change(of, ask, BTreeMap::new(), process, room).await
+        self.change(of, ask, StagedBytes::default(), process, room).await
+    }
+
+    /// Reads a version by way of those that it is patched from; keeps it where it is the newest.
+    async fn load(
+        &self,
+        state: &StateName,
+        version: Version,
+        chain: Chain,
+        bases: Option<Bases>,
+    ) -> Result<Arc<HeldContent>, Failure> {
+        let Some(Link { content: EventContent { size_bytes, sha256, .. }, .. }) = chain.first().cloned() else {
+            return Err(no_version(state, &Selector::Version(version)));
+        };
+        // A content that alone is over the budget is refused; what it is patched from is not counted against it.
+        let budget = &self.shared.budget;
+        let mut room = budget.room(delta::load_len(&chain).min(budget.len_max()).max(size_bytes)).await?;
+        // A small payload costs less than the way to another thread and back.
+        let is_quick = chain.len() == 1 && size_bytes <= STAGE_INLINE_LEN_MAX as u64;
+        let shared = Arc::clone(&self.shared);
+        let load = move || shared.store.load(&chain);
+        let bytes = if is_quick { load() } else { blocking(load).await? };
+        let bytes = bytes.map_err(|(damaged, damage)| damage.failure(state, version, damaged))?;
+        room.shrink(size_bytes);
+        let bytes = HeldContent::new(bytes, Some(room));
+        if let Some(bases) = bases {
+            budget.newest().put(state, NewestContent { version, sha256, bases, bytes: Arc::clone(&bytes) });
+        }
+        Ok(bytes)
     }
 
     /// Reads the machine on the owner's thread; the answer comes once everything that it saw is durable.
-    async fn query<T, F>(&self, read: F) -> Result<T, Failure>
+    pub(super) async fn query<T, F>(&self, read: F) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: FnOnce(&Machine, &View) -> T + Send + 'static,
@@ -308,23 +326,29 @@ impl Service for Engine {
         state: StateName,
         at: Selector,
     ) -> Result<FetchedContent, Failure> {
-        let name = state.clone();
-        let (version, content, seq) = self
-            .query(move |machine, _| match machine.states().select(&state, &at) {
-                Some((version, entry)) => Ok((entry.info(&state, version), entry.content.clone(), entry.seq)),
-                None => Err(no_version(&state, &at)),
+        let (name, shared) = (state.clone(), Arc::clone(&self.shared));
+        let (version, found) = self
+            .query(move |machine, _| {
+                let states = machine.states();
+                let Some((version, entry)) = states.select(&state, &at) else { return Err(no_version(&state, &at)) };
+                let info = entry.info(&state, version);
+                let Some(content) = &entry.content else { return Err(removed(&info)) };
+                let found = match shared.budget.newest().version(&state, version, content.sha256) {
+                    Some(bytes) => Found::AtHand(bytes),
+                    None => {
+                        let bases = Bases::of(states, &state).filter(|bases| bases.newest() == version);
+                        Found::Stored(delta::chain(states, &state, version), bases)
+                    }
+                };
+                Ok((info, found))
             })
             .await??;
-        let Some(content) = content else { return Err(removed(&version)) };
-        let room = self.shared.budget.room(content.size_bytes).await?;
-        let shared = Arc::clone(&self.shared);
-        let is_small = content.size_bytes <= STAGE_INLINE_LEN_MAX as u64;
-        let load = move || shared.store.load(seq, &content);
-        // A small payload costs less than the way to another thread and back.
-        let bytes = if is_small { load() } else { blocking(load).await? };
-        let bytes = bytes.map_err(|damage| damage.failure(&format!("{name}@{}", version.version)))?;
+        let content = match found {
+            Found::AtHand(bytes) => bytes,
+            Found::Stored(chain, bases) => self.load(&name, version.version, chain, bases).await?,
+        };
         self.send(Command::Fetched { session, state: name, version: version.version }).await?;
-        Ok(FetchedContent { version, content: bytes.into(), room: Some(room) })
+        Ok(FetchedContent { version, content })
     }
 
     async fn changes(&self, glob: Option<String>, after: (Seq, u32), wait: Duration) -> Result<ChangePage, Failure> {
@@ -357,51 +381,19 @@ impl Service for Engine {
     }
 }
 
+/// Where a version's content is.
+enum Found {
+    AtHand(Arc<HeldContent>),
+    /// With what may be patched from it, where it is the newest.
+    Stored(Chain, Option<Bases>),
+}
+
 /// Whose request it is.
 #[derive(Clone, Copy)]
-struct Asked {
+pub(super) struct Asked {
     session: SessionId,
     connection: ConnectionId,
     number: u64,
-}
-
-impl Shared {
-    /// Hashes and compresses the contents; large payloads become durable blobs.
-    pub(super) fn stage(&self, commit: Commit) -> Result<StagedCommit, Failure> {
-        let mut changes = Vec::with_capacity(commit.changes.len());
-        let mut payloads = BTreeMap::new();
-        let mut inline_len = 0;
-        for change in commit.changes {
-            let content = match change.content {
-                Content::Removed => None,
-                Content::Streamed { .. } => {
-                    return Err(Failure::new(FailureKind::Internal, "a content was not assembled"));
-                }
-                Content::Inline(bytes) => {
-                    let mut staged = stage::stage(&bytes.0)
-                        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot compress: {error}")))?;
-                    let len = staged.payload.len();
-                    if len <= INLINE_PAYLOAD_LEN_MAX && inline_len + len <= COMMIT_INLINE_LEN_MAX {
-                        inline_len += len;
-                        payloads.insert(change.state.clone(), staged.payload);
-                    } else {
-                        let id = self.store.write_blob(&staged.payload)?;
-                        staged.content.payload = Payload::Blob { id: id.to_string(), len_bytes: len as u64 };
-                    }
-                    Some(staged.content)
-                }
-            };
-            changes.push(StagedChange { state: change.state, expect: change.expect, content });
-        }
-        let ask = CommitAsk {
-            changes,
-            locks: commit.locks,
-            message: commit.message,
-            labels: commit.labels,
-            serials: commit.serials,
-        };
-        Ok(StagedCommit { ask, payloads })
-    }
 }
 
 /// Both clocks, read together.
@@ -413,15 +405,8 @@ fn tie(process: &Process) -> Tie {
     Tie { mark: process.pid().zip(process.start()), gone: false }
 }
 
-fn content_len(content: &Content) -> usize {
-    match content {
-        Content::Inline(bytes) => bytes.0.len(),
-        Content::Removed | Content::Streamed { .. } => 0,
-    }
-}
-
 /// Runs what takes long, or waits for the disk, off the runtime's threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "a task failed");
         Failure::new(FailureKind::Internal, "the daemon failed at this request; its log says more")

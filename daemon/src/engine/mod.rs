@@ -7,9 +7,13 @@
 mod audit;
 mod budget;
 mod changes;
+mod commit;
+mod contents;
+mod delta;
 mod follower;
 mod grants;
 mod handle;
+mod newest;
 mod observed;
 mod outbox;
 mod owner;
@@ -24,7 +28,7 @@ mod store;
 mod verify;
 mod watermark;
 
-pub use budget::{ContentBudget, ContentPermit};
+pub use budget::{ContentBudget, ContentPermit, HeldContent};
 pub use handle::{Engine, Facts};
 pub use outbox::Outbox;
 pub use owner::Halt;

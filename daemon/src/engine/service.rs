@@ -6,7 +6,7 @@ use std::time::Duration;
 use stated_shared::wire::Welcome;
 use stated_shared::{Actor, ChangePage, Failure, Request, Selector, Seq, SessionId, StateName, VersionInfo};
 
-use super::budget::{ContentBudget, ContentPermit};
+use super::budget::{ContentBudget, ContentPermit, HeldContent};
 use super::outbox::Outbox;
 use crate::host::Process;
 
@@ -46,9 +46,7 @@ pub struct FetchedContent {
     /// The version's facts.
     pub version: VersionInfo,
     /// As many bytes as the facts say; none for a removal.
-    pub content: Arc<[u8]>,
-    /// Room for the content, kept until it is sent.
-    pub room: Option<ContentPermit>,
+    pub content: Arc<HeldContent>,
 }
 
 /// The engine, as connections see it.

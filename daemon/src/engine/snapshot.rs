@@ -155,6 +155,7 @@ mod tests {
                 serial: Some(n),
                 lineage: Some("9b0d3a2c-9c1f-4b7e-8f0a-1d2c3b4a5968".to_owned()),
                 payload: Payload::Inline { offset_bytes: 0, len_bytes: n },
+                base: None,
             };
             let change = Change {
                 state: "prod/network".parse().unwrap(),

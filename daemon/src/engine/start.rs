@@ -223,7 +223,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         facts,
         store: Store { vault: Arc::clone(&vault), reader: journal.reader(), blobs: journal.blobs() },
         watermark: Arc::clone(&watermark),
-        budget,
+        budget: budget.clone(),
         epoch,
     });
     let runtime = tokio::runtime::Handle::current();
@@ -241,7 +241,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         .map_err(StartError::Thread)?,
     };
     let mut owner =
-        Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, daemon, follower, notes });
+        Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, budget, daemon, follower, notes });
     owner.start(events, loaded.entries, frozen)?;
     Ok(Begun { engine: Engine { sender, shared }, owner, commands })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use stated_shared::{Actor, Epoch, Failure, Request, SessionId, Verified};
+use stated_shared::{Actor, Epoch, Failure, Part, Request, SessionId, StateName, Verified, Version};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
@@ -12,10 +12,8 @@ use super::owner::{Command, Halt, Next, Reading, Submission as Submitted};
 use super::service::{Opened, Service, Submission};
 use super::start::{Beginning, Begun, StartError, begin};
 use super::store::{Damage, Store};
-use super::{Outbox, verify};
-use crate::machine::event::Content;
+use super::{Outbox, delta, verify};
 use crate::machine::{Ask, Machine};
-use stated_shared::Seq;
 
 /// The engine and its owner.
 pub(crate) struct Stepped(Begun);
@@ -43,13 +41,13 @@ impl Stepped {
         let Request::Commit(commit) = request else {
             return runtime.block_on(self.0.engine.submit(Submission { request, ..submission }));
         };
-        match self.0.engine.shared.stage(commit) {
+        match self.0.engine.shared.stage_beside(self.machine().states(), commit) {
             Ok(staged) => self.send(Command::Submit(Box::new(Submitted {
                 session,
                 connection,
                 number,
                 ask: Ask::Commit(staged.ask),
-                payloads: staged.payloads,
+                bytes: staged.bytes,
                 process: None,
                 room: None,
             }))),
@@ -90,13 +88,20 @@ impl Stepped {
         &self.0.engine.shared.store
     }
 
-    pub fn load(&self, seq: Seq, content: &Content) -> Result<Vec<u8>, Damage> {
-        self.store().load(seq, content)
+    /// A version's content.
+    pub fn load(&self, state: &StateName, version: Version) -> Result<Vec<u8>, (Version, Damage)> {
+        self.store().load(&delta::chain(self.machine().states(), state, version))
     }
 
     /// Reads everything up to the watermark.
     pub fn verify(&self) -> Verified {
-        verify::verify(self.store(), self.0.engine.shared.watermark.get(), Path::new("/"), None, true)
+        verify::verify(
+            self.store(),
+            self.0.engine.shared.watermark.get(),
+            Path::new("/"),
+            None,
+            Some((Part::ALL, verify::KEPT_LEN_MAX)),
+        )
     }
 
     fn send(&self, command: Command) {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use stated_shared::{Failure, FailureKind, Seq, SessionId};
+use stated_shared::{Failure, FailureKind, Seq, SessionId, StateName, Version};
+use zeroize::Zeroizing;
 
+use super::delta::Link;
 use super::record;
 use super::stage;
 use crate::host::fill_random;
@@ -43,35 +45,54 @@ impl Store {
         Ok(id)
     }
 
-    /// A version's content.
-    pub fn load(&self, seq: Seq, content: &Content) -> Result<Vec<u8>, Damage> {
+    /// The content of a chain's first version, by way of all the others; `Err` names the version that is damaged.
+    ///
+    /// Holds two contents of the chain at a time.
+    pub fn load(&self, chain: &[Link]) -> Result<Vec<u8>, (Version, Damage)> {
+        let mut base: Option<Vec<u8>> = None;
+        for (after, Link { version, seq, content }) in chain.iter().enumerate().rev() {
+            let damaged = |damage| (*version, damage);
+            let payload = self.payload(*seq, content).map_err(damaged)?;
+            let bytes = stage::unstage(content, base.as_deref(), &payload)
+                .map_err(|what| damaged(self.damage(*seq, content, what)))?;
+            if after == 0 {
+                return Ok(bytes);
+            }
+            base = Some(bytes);
+        }
+        unreachable!("a chain has a first version")
+    }
+
+    /// The compressed content of a version.
+    pub fn payload(&self, seq: Seq, content: &Content) -> Result<Zeroizing<Vec<u8>>, Damage> {
+        let damaged = |what: String| self.damage(seq, content, what);
         match &content.payload {
             Payload::Inline { offset_bytes, len_bytes } => {
                 let (file, at) = self.reader.place(seq);
-                let damaged = |what: String| Damage { file: file.clone(), offset_bytes: at, what };
                 let record = self.reader.record(seq).map_err(|error| Damage::of(error, &file, at))?;
                 let opened =
                     record::open_unchained(&self.vault, &record).map_err(|unverified| damaged(unverified.0))?;
-                let payload = opened
-                    .payload(*offset_bytes, *len_bytes)
-                    .ok_or_else(|| damaged("its payload area is too short".to_owned()))?;
-                stage::unstage(content, payload).map_err(damaged)
+                let payload = opened.payload(*offset_bytes, *len_bytes);
+                let payload = payload.ok_or_else(|| damaged("its payload area is too short".to_owned()))?;
+                Ok(Zeroizing::new(payload.to_vec()))
             }
             Payload::Blob { id, len_bytes } => {
-                let id = blob_id(id).ok_or_else(|| Damage {
-                    file: "blob".to_owned(),
-                    offset_bytes: 0,
-                    what: format!("{id} is no blob's name"),
-                })?;
+                let id = blob_id(id).ok_or_else(|| damaged(format!("{id} is no blob's name")))?;
                 let file = self.blobs.place(id);
-                let damaged = |what: String| Damage { file: file.clone(), offset_bytes: 0, what };
                 let sealed = self.blobs.read(id).map_err(|error| Damage::of(error, &file, 0))?;
                 let len = usize::try_from(*len_bytes).map_err(|_| damaged("it is too large".to_owned()))?;
-                let payload =
-                    self.vault.open(&sealed, len).map_err(|error| damaged(format!("it does not open: {error}")))?;
-                stage::unstage(content, &payload).map_err(damaged)
+                self.vault.open(&sealed, len).map_err(|error| damaged(format!("it does not open: {error}")))
             }
         }
+    }
+
+    /// Damage where a payload lies.
+    pub fn damage(&self, seq: Seq, content: &Content, what: String) -> Damage {
+        let (file, offset_bytes) = match &content.payload {
+            Payload::Inline { .. } => self.reader.place(seq),
+            Payload::Blob { id, .. } => (blob_id(id).map_or("blob".to_owned(), |id| self.blobs.place(id)), 0),
+        };
+        Damage { file, offset_bytes, what }
     }
 }
 
@@ -94,11 +115,15 @@ impl Damage {
         }
     }
 
-    /// As the refusal of the one version that it concerns.
-    pub fn failure(&self, version: &str) -> Failure {
+    /// As the refusal of a version; `damaged` is that version, or one that it is patched from.
+    pub fn failure(&self, state: &StateName, version: Version, damaged: Version) -> Failure {
         let Self { file, offset_bytes, what } = self;
-        Failure::new(FailureKind::Storage, format!("{version} cannot be read: {file} at byte {offset_bytes}: {what}"))
-            .hint("other versions are not touched by it; see all damage with: statectl verify")
+        let needs = if damaged == version { String::new() } else { format!("it is a patch from version {damaged}: ") };
+        Failure::new(
+            FailureKind::Storage,
+            format!("{state}@{version} cannot be read: {needs}{file} at byte {offset_bytes}: {what}"),
+        )
+        .hint("versions that do not need it are not touched; see all damage with: statectl verify --read-data")
     }
 }
 

@@ -3,25 +3,31 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use stated_shared::{Damage, Digest, Generation, Seq, Verified};
+use stated_shared::{Damage, Digest, Generation, Part, Seq, Verified};
 
+use super::contents::{Checked, Contents};
 use super::record;
 use super::snapshot;
 use super::start::Replay;
 use super::store::Store;
 use crate::disk::RealDisk;
 use crate::journal::{Journal, LocalSnapshots, ReadError};
-use crate::machine::event::{Payload, What};
+use crate::machine::event::{Change, Content, Event, What};
 use crate::vault;
 
-/// Reads records in order and, where asked, every payload. Damage is listed, and never stops the reading.
+/// Bytes of content that are kept for what is patched from them, where no daemon's budget says otherwise.
+pub(super) const KEPT_LEN_MAX: u64 = 256 << 20;
+
+/// Reads records in order and, where asked, a part of the payloads, with this many bytes of content kept for what is
+/// patched from them. Damage is listed, and never stops the reading.
 pub(super) fn verify(
     store: &Store,
     (last, head): (Seq, Digest),
     state_dir: &Path,
     keyring: Option<(Generation, Digest)>,
-    read_data: bool,
+    read_data: Option<(Part, u64)>,
 ) -> Verified {
+    let mut contents = read_data.map(|(part, kept_len_max)| Contents::new(store, part, kept_len_max));
     let mut found = Verified { records: 0, payloads: 0, seq: last, head, damage: Vec::new() };
     // Unknown after a record that is not there: what follows it is believed by what follows that.
     let mut prev = Some(Digest::ZERO);
@@ -56,25 +62,12 @@ pub(super) fn verify(
         };
         prev = Some(record.mac);
         found.records += 1;
-        if read_data {
-            let contents = opened.events.iter().filter_map(|event| match &event.what {
-                What::Committed(committed) => Some(&committed.changes),
-                _ => None,
-            });
-            for content in contents.flatten().filter_map(|change| change.content.as_ref()) {
-                let checked = match &content.payload {
-                    Payload::Inline { offset_bytes: at, len_bytes } => opened
-                        .payload(*at, *len_bytes)
-                        .ok_or_else(|| "its payload area is too short".to_owned())
-                        .and_then(|payload| super::stage::unstage(content, payload).map(drop))
-                        .map_err(|what| (file.clone(), offset_bytes, what)),
-                    Payload::Blob { .. } => {
-                        store.load(seq, content).map(drop).map_err(|d| (d.file, d.offset_bytes, d.what))
-                    }
-                };
-                match checked {
-                    Ok(()) => found.payloads += 1,
-                    Err((file, offset_bytes, what)) => found.damage.push(Damage { file, offset_bytes, what }),
+        if let Some(contents) = &mut contents {
+            for (change, content) in opened.events.iter().flat_map(contents_of) {
+                match contents.check(seq, change, content, &opened) {
+                    Checked::Good => found.payloads += 1,
+                    Checked::Elsewhere => {}
+                    Checked::Bad(damage) => found.damage.push(damage),
                 }
             }
         }
@@ -142,5 +135,13 @@ fn check_snapshots(store: &Store, last: Seq, place: &LocalSnapshots) -> Vec<Dama
 /// Reads everything in a directory that no daemon serves.
 pub fn verify_offline(replay: &Replay, journal: &dyn Journal, state_dir: &Path) -> Verified {
     let store = Store { vault: replay.vault(), reader: journal.reader(), blobs: journal.blobs() };
-    verify(&store, (journal.last(), replay.head()), state_dir, replay.keyring(), true)
+    verify(&store, (journal.last(), replay.head()), state_dir, replay.keyring(), Some((Part::ALL, KEPT_LEN_MAX)))
+}
+
+fn contents_of(event: &Event) -> impl Iterator<Item = (&Change, &Content)> {
+    let changes = match &event.what {
+        What::Committed(committed) => &committed.changes[..],
+        _ => &[],
+    };
+    changes.iter().filter_map(|change| Some((change, change.content.as_ref()?)))
 }

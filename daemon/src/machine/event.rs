@@ -125,6 +125,9 @@ pub struct Content {
     pub lineage: Option<String>,
     /// Its bytes, as one zstd frame.
     pub payload: Payload,
+    /// The earlier version of the same state whose content the frame is a patch from; absent where it stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Version>,
 }
 
 /// Where a payload lies.

@@ -74,6 +74,23 @@ impl States {
         self.tagged.get(name).map_or(0, BTreeMap::len)
     }
 
+    /// A version with content and those that it is patched from, one after the other, down to a whole frame.
+    pub fn chain(&self, name: &StateName, version: Version) -> impl Iterator<Item = (Version, Seq, &Content)> {
+        let versions = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
+        let link = |version: Version| {
+            let entry = versions.get(usize::try_from(version.0.checked_sub(1)?).ok()?)?;
+            Some((version, entry.seq, entry.content.as_ref()?))
+        };
+        std::iter::successors(link(version), move |(_, _, content)| link(content.base?))
+    }
+
+    /// The newest version that is no removal.
+    pub fn newest_content(&self, name: &StateName) -> Option<Version> {
+        let versions = self.by_name.get(name)?;
+        let index = versions.iter().rposition(|entry| entry.content.is_some())?;
+        Some(Version(index as u64 + 1))
+    }
+
     /// The existing states after a name, each with its newest version; removed ones are left out.
     pub fn list(&self, after: Option<&StateName>) -> impl Iterator<Item = VersionInfo> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -152,6 +169,12 @@ impl States {
                     change.version,
                     versions.len()
                 )));
+            }
+            if let Some(base) = change.content.as_ref().and_then(|content| content.base) {
+                let index = base.0.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+                if index.and_then(|index| versions.get(index)?.content.as_ref()).is_none() {
+                    return Err(Divergence(format!("version {} is a patch from {base}", change.version)));
+                }
             }
             versions.push(VersionEntry {
                 seq,

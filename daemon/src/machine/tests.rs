@@ -46,6 +46,7 @@ fn content(n: u8) -> Content {
         serial: None,
         lineage: None,
         payload: Payload::Inline { offset_bytes: 0, len_bytes: 1 },
+        base: None,
     }
 }
 
@@ -684,6 +685,40 @@ fn golden_tags() -> Vec<Event> {
     [false, true]
         .map(|removed| Event { at: Timestamp(1_764_000_000_000), actor: actor(0), what: What::Tagged(tagged(removed)) })
         .to_vec()
+}
+
+#[test]
+fn the_stored_form_of_a_patch_stays_as_it_is() {
+    let committed = |version, base| {
+        let content = Content { base, ..content(1) };
+        let change =
+            super::event::Change { state: name(0), version: Version(version), content: Some(content), forced: false };
+        Event {
+            at: Timestamp(1_764_000_000_000),
+            actor: actor(0),
+            what: What::Committed(super::event::Committed {
+                number: version,
+                changes: vec![change],
+                unchanged: Vec::new(),
+                message: None,
+                labels: Default::default(),
+                fences: Vec::new(),
+            }),
+        }
+    };
+    let events = [committed(1, None), committed(2, Some(Version(1)))];
+    let golden = include_str!("../../tests/fixtures/events-patch.jsonl");
+    let text: String = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
+    assert_eq!(text, golden, "journals with the old form exist: add a fixture, never edit one");
+    let mut machine = Machine::default();
+    for (line, seq) in golden.lines().zip(1..) {
+        machine.apply(Seq(seq), &serde_json::from_str(line).unwrap()).unwrap();
+    }
+    let chain: Vec<_> = machine.states().chain(&name(0), Version(2)).map(|(version, ..)| version.0).collect();
+    assert_eq!(chain, [2, 1]);
+    for nothing in [0, 3, 4] {
+        assert!(machine.apply(Seq(3), &committed(3, Some(Version(nothing)))).is_err(), "a patch from {nothing}");
+    }
 }
 
 fn golden_events() -> Vec<Event> {

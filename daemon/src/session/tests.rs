@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::engine::{ConnectionId, ContentBudget, FetchedContent, Opened, Outbox, Service, Submission};
+use crate::engine::{ConnectionId, ContentBudget, FetchedContent, HeldContent, Opened, Outbox, Service, Submission};
 use crate::host::{DirectoryLock, Socket, Users};
 
 /// Lets time pass where it is paused: it jumps once every task waits, so that nothing is missed in between.
@@ -133,8 +133,7 @@ impl Service for Engine {
         let room = self.budget.room(len as u64).await?;
         Ok(FetchedContent {
             version: version(len as u64, String::new()),
-            content: content(len).into(),
-            room: Some(room),
+            content: HeldContent::new(content(len), Some(room)),
         })
     }
 
@@ -311,4 +310,4 @@ fn show() -> Request {
     Request::Show { state: StateName::parse("a").unwrap(), at: Selector::Newest }
 }
 
-const VERIFY: Request = Request::Verify { read_data: false };
+const VERIFY: Request = Request::Verify { read_data: None };

@@ -267,9 +267,8 @@ impl Model {
     pub fn check_contents(&self, engine: &Stepped) {
         for (name, entries) in &self.states {
             let Some(Entry { recipe: Some(recipe), .. }) = entries.last() else { continue };
-            let (_, entry) = engine.machine().states().newest(name).expect("it is there");
-            let content = entry.content.as_ref().expect("it has a content");
-            let bytes = engine.load(entry.seq, content).unwrap_or_else(|damage| panic!("{name}: {damage:?}"));
+            let (version, _) = engine.machine().states().newest(name).expect("it is there");
+            let bytes = engine.load(name, version).unwrap_or_else(|damage| panic!("{name}: {damage:?}"));
             assert!(bytes == recipe.bytes(), "{name} is not what was written");
         }
     }

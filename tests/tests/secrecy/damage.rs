@@ -126,7 +126,7 @@ fn two_payloads_that_change_places_are_noticed() {
     for name in ["a", "b"] {
         assert!(host.statectl(["get", name]).run().code(74).stdout.is_empty());
     }
-    let told = host.statectl(["verify"]).run().code(74).text();
+    let told = host.statectl(["verify", "--read-data"]).run().code(74).text();
     assert!(blobs.iter().all(|blob| told.contains(&self::name(&host, blob))), "{told}");
 }
 

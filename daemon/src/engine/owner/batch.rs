@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use stated_shared::{Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName};
+use stated_shared::{Digest, Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName, Version};
 use tokio::sync::oneshot;
 
 use super::{Halt, Owner};
-use crate::engine::budget::ContentPermit;
+use crate::engine::budget::{ContentPermit, HeldContent};
+use crate::engine::delta::Bases;
 use crate::engine::follower::Durable;
+use crate::engine::newest::NewestContent;
 use crate::engine::outbox::Outbox;
 use crate::engine::record::{self, Draft};
 use crate::engine::service::Opened;
@@ -38,8 +40,34 @@ pub(super) struct Batch {
     /// Something in it goes through on a full disk, into room that other records leave free.
     pub is_urgent: bool,
     pub rooms: Vec<ContentPermit>,
+    /// New contents, kept for whoever wants them next once they are durable.
+    pub fresh: Vec<Fresh>,
     /// Grants that events of the batch broke: out of the table once the events are durable.
     pub struck: Vec<LockId>,
+}
+
+/// A version's content that will be durable with the batch; without its bytes where it is too large to be kept.
+pub(super) struct Fresh {
+    state: StateName,
+    version: Version,
+    sha256: Digest,
+    bytes: Option<Vec<u8>>,
+}
+
+/// The new contents among prepared steps.
+pub(super) fn fresh(prepared: &Prepared, mut contents: BTreeMap<StateName, Vec<u8>>) -> impl Iterator<Item = Fresh> {
+    let changes = prepared.steps.iter().filter_map(|step| match step {
+        Step::Record(event) => match &event.what {
+            What::Committed(committed) => Some(&committed.changes),
+            _ => None,
+        },
+        Step::Move(_) => None,
+    });
+    changes.flatten().filter_map(move |change| {
+        let sha256 = change.content.as_ref()?.sha256;
+        let bytes = contents.remove(&change.state);
+        Some(Fresh { state: change.state.clone(), version: change.version, sha256, bytes })
+    })
 }
 
 /// Steps whose events have their lines and whose payloads have their places.
@@ -151,6 +179,23 @@ impl Owner {
         Ok(())
     }
 
+    /// Keeps a content that is durable now, where there is room for it.
+    fn keep(&self, fresh: Fresh) {
+        let Fresh { state, version, sha256, bytes } = fresh;
+        let newest = self.parts.budget.newest();
+        // A later change of the same batch may have overtaken it.
+        let bases = Bases::of(self.parts.machine.states(), &state).filter(|bases| bases.newest() == version);
+        let Some(bases) = bases else { return };
+        let room = bytes.as_ref().and_then(|bytes| self.parts.budget.room_at_once(bytes.len() as u64));
+        match (bytes, room) {
+            (Some(bytes), Some(room)) => {
+                let bytes = HeldContent::new(bytes, Some(room));
+                newest.put(&state, NewestContent { version, sha256, bases, bytes });
+            }
+            _ => newest.forget(&state),
+        }
+    }
+
     /// Makes the batch durable, then answers.
     pub(super) fn finish(&mut self, kind: RecordKind) -> Result<(), Halt> {
         let batch = std::mem::take(&mut self.batch);
@@ -172,6 +217,11 @@ impl Owner {
                 len_bytes: record.sealed.len() as u64,
                 events: batch.events,
             });
+        }
+        // Before the answers: who hears of a version may ask for it at once.
+        drop(batch.rooms);
+        for fresh in batch.fresh {
+            self.keep(fresh);
         }
         for id in batch.struck {
             if self.parts.machine.locks().grant(&id).is_none() {

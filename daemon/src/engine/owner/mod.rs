@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::batch::{Batch, Told};
 use self::sessions::Connected;
-use crate::engine::budget::ContentPermit;
+use crate::engine::budget::{ContentBudget, ContentPermit};
+use crate::engine::commit::StagedBytes;
 use crate::engine::follower::Follower;
 use crate::engine::grants::{Doubt, GrantBook, Restored};
 use crate::engine::handle;
@@ -41,8 +42,8 @@ pub(super) struct Submission {
     pub connection: ConnectionId,
     pub number: u64,
     pub ask: Ask,
-    /// Compressed contents of a commit that ride in the record, by state.
-    pub payloads: BTreeMap<StateName, Vec<u8>>,
+    /// The bytes of a commit.
+    pub bytes: StagedBytes,
     /// The process that a lock is to be tied to.
     pub process: Option<Process>,
     /// Keeps the content's share of the memory budget until the commit is durable.
@@ -142,6 +143,7 @@ pub(super) struct Parts {
     pub clock: Clock,
     pub book: GrantBook,
     pub watermark: Arc<Watermark>,
+    pub budget: ContentBudget,
     pub daemon: Actor,
     pub follower: Follower,
     /// What `status` tells as long as the daemon runs.
@@ -371,7 +373,8 @@ impl Owner {
         // The names of a grant that is ended are gone afterwards.
         let names = self.names_of(&submission.ask);
         let recorded = decision.steps.iter().any(|step| matches!(step, Step::Record(_)));
-        let prepared = self.prepare(decision.steps, submission.payloads);
+        let StagedBytes { payloads, contents } = submission.bytes;
+        let prepared = self.prepare(decision.steps, payloads);
         let verdict = match self.make_room(&prepared) {
             Ok(()) => match self.admit(&prepared) {
                 Ok(()) => decision.verdict,
@@ -385,6 +388,7 @@ impl Owner {
             if let Some((holder, id)) = unlocked {
                 self.tell_lost(holder, &id, &format!("unlocked by {}", stated_shared::Actor::from(&actor)));
             }
+            self.batch.fresh.extend(batch::fresh(&prepared, contents));
             self.fold(prepared)?;
             self.batch.rooms.extend(submission.room);
         }
