@@ -12,10 +12,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
 use crate::engine::{self, Beginning, Facts, Halt, Replay, StartError};
-use crate::host::{self, Clock, DirectoryLock, GrantTable, Socket, Supervisor, Users};
+use crate::host::{self, Clock, DirectoryLock, GrantTable, SecretError, SecretSource, Socket, Supervisor, Users};
 use crate::journal::{Ended, LocalJournal, OpenError, OpenMode, Presence, presence};
 use crate::session::{self, Rules};
-use crate::vault::{self, ChainKey, Identities, IdentityError, Keyring, KeyringError, Recipient, Vault};
+use crate::vault::{
+    self, ChainKey, IDENTITY_LEN_MAX, Identities, IdentityError, Keyring, KeyringError, PASSPHRASE_LEN_MAX, Passphrase,
+    Recipient, Vault,
+};
 
 /// What a first start made, for its user to know.
 #[derive(Debug, Clone)]
@@ -48,7 +51,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     if let Some(founded) = &founded {
         announce(&settings, founded);
     }
-    let opened = open(&settings, OpenMode::Repair)?;
+    let opened = open(&settings, &clock, OpenMode::Repair)?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
     let socket = match Socket::activated().map_err(|error| error.failure())? {
         Some(socket) => socket,
@@ -114,7 +117,7 @@ pub fn init(settings: &Settings) -> Result<Option<Founded>, Failure> {
 /// Reads everything and names what is damaged; changes nothing.
 pub fn verify(settings: &Settings) -> Result<(u64, Vec<Damage>), Failure> {
     let _held = take_existing(&settings.state_dir)?;
-    let opened = open(settings, OpenMode::ReadOnly)?;
+    let opened = open(settings, &clock()?, OpenMode::ReadOnly)?;
     let found = engine::verify_offline(&opened.replay, &opened.journal, &settings.state_dir);
     Ok((found.records, found.damage))
 }
@@ -126,7 +129,7 @@ struct OpenedDirectory {
 }
 
 /// Opens keyring and journal; the log is replayed and checked on the way.
-fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure> {
+fn open(settings: &Settings, clock: &Clock, mode: OpenMode) -> Result<OpenedDirectory, Failure> {
     let repository = match presence(&settings.state_dir).map_err(open_failure)? {
         Presence::Present(repository) => repository,
         Presence::Absent => {
@@ -135,10 +138,10 @@ fn open(settings: &Settings, mode: OpenMode) -> Result<OpenedDirectory, Failure>
                 .hint("make one with: stated init"));
         }
     };
-    let identities = identities(settings)?;
+    let identities = identities(settings, clock)?;
     let keys = settings.state_dir.join("keys");
-    let (keyring, digest) =
-        Keyring::load(&keys, Generation(1), &identities).map_err(|error| keyring_failure(&error, settings))?;
+    let (keyring, digest) = Keyring::load(&keys, Generation(1), &identities)
+        .map_err(|error| keyring_failure(&error, settings, &identities))?;
     if keyring.repository() != repository {
         let message = format!("the keyring is of repository {}, and FORMAT of {repository}", keyring.repository());
         return Err(Failure::new(FailureKind::Storage, message).hint("one of them was copied from elsewhere"));
@@ -160,17 +163,20 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
     }
     let keys = settings.state_dir.join("keys");
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(|error| storage(&keys, "make", &error))?;
-    let new_identity = !settings.identity_is_configured && !settings.identity.exists();
-    if new_identity {
-        vault::create_identity(&settings.identity, clock.now())
-            .map_err(|error| Failure::new(FailureKind::Config, chain(&error)))?;
-    }
-    let identities = identities(settings)?;
+    let new_identity = match &settings.identity {
+        SecretSource::File(path) if !settings.identity_is_configured && !path.exists() => {
+            vault::create_identity(path, clock.now())
+                .map_err(|error| Failure::new(FailureKind::Config, chain(&error)))?;
+            true
+        }
+        _ => false,
+    };
+    let identities = identities(settings, clock)?;
     let mut recipients = identities.recipients();
     for text in &settings.recipients {
         recipients.push(text.parse::<Recipient>().map_err(|error| {
             Failure::new(FailureKind::Config, format!("recipient {text:?}: {error}"))
-                .hint("a recipient is a public key such as age1…, as age-keygen -y prints it")
+                .hint("a recipient is a public key: what age-keygen -y prints, or the line in id_ed25519.pub")
         })?);
     }
     // An interrupted first start left a keyring that nothing refers to yet: it is taken up, or else in the way.
@@ -180,12 +186,12 @@ fn found(settings: &Settings, clock: &Clock) -> Result<Option<Founded>, Failure>
             let repository = RepositoryId(random()?);
             let keyring =
                 Keyring::new(Generation(1), repository, ChainKey::new(&mut random()?), recipients, clock.now())
-                    .map_err(|error| keyring_failure(&error, settings))?;
-            let sealed = keyring.seal().map_err(|error| keyring_failure(&error, settings))?;
-            sealed.write(&keys, Generation(1)).map_err(|error| keyring_failure(&error, settings))?;
+                    .map_err(|error| keyring_failure(&error, settings, &identities))?;
+            let sealed = keyring.seal().map_err(|error| keyring_failure(&error, settings, &identities))?;
+            sealed.write(&keys, Generation(1)).map_err(|error| keyring_failure(&error, settings, &identities))?;
             (repository, keyring.recipients().to_vec())
         }
-        Err(error) => return Err(keyring_failure(&error, settings)),
+        Err(error) => return Err(keyring_failure(&error, settings, &identities)),
     };
     LocalJournal::create(&settings.state_dir, repository).map_err(open_failure)?;
     let recipients = recipients.iter().map(ToString::to_string).collect();
@@ -203,21 +209,76 @@ fn announce(settings: &Settings, founded: &Founded) {
 fn new_key(settings: &Settings) -> String {
     format!(
         "made the key that opens every state, {}: back it up, without it nobody reads them again",
-        settings.identity.display()
+        settings.identity
     )
 }
 
-fn identities(settings: &Settings) -> Result<Identities, Failure> {
-    vault::load_identities(&settings.identity).map_err(|error| {
-        let failure = Failure::new(FailureKind::Config, chain(&error));
+fn identities(settings: &Settings, clock: &Clock) -> Result<Identities, Failure> {
+    let source = &settings.identity;
+    let text = secret(source, IDENTITY_LEN_MAX, settings, clock)
+        .map_err(|error| secret_failure(&error, settings, "identity"))?;
+    let parsed = Identities::parse(&text, || match &settings.passphrase {
+        None => Err(PassphraseError::NotGiven),
+        Some(source) => Passphrase::first_line(&secret(source, PASSPHRASE_LEN_MAX, settings, clock)?)
+            .ok_or_else(|| PassphraseError::Empty(source.clone())),
+    });
+    parsed.map_err(|error| {
+        let failure = Failure::new(FailureKind::Config, format!("{source}: {}", chain(&error)));
+        let config = settings.config.display();
         match error {
-            IdentityError::Missing(_) => failure.hint(format!(
-                "put back the key that the keyring was sealed to, or name it: identity = \"…\" in {}",
-                settings.identity.with_file_name("config.toml").display()
+            IdentityError::Passphrase(PassphraseError::Secret(error)) => {
+                secret_failure(&error, settings, "passphrase_file")
+            }
+            IdentityError::Passphrase(_) => failure.hint(format!(
+                "name a file with STATED_PASSPHRASE_FILE or a command with STATED_PASSPHRASE_COMMAND, or set \
+                 passphrase_file or passphrase_command in {config}"
             )),
-            _ => failure.hint("it must be an age identity file that only its owner may read (chmod 600)"),
+            IdentityError::WrongPassphrase => {
+                let from = settings.passphrase.as_ref().map(|from| format!(", which is {from}")).unwrap_or_default();
+                failure.hint(format!(
+                    "its first line must be the passphrase{from}; try it with: age -d, or ssh-keygen -y -f"
+                ))
+            }
+            _ => failure.hint("it must be an age identity, as age-keygen makes it, or an OpenSSH private key"),
         }
     })
+}
+
+/// Why the passphrase of a key could not be had.
+#[derive(Debug, thiserror::Error)]
+enum PassphraseError {
+    #[error("nothing says where that is")]
+    NotGiven,
+    #[error("{0} is empty, longer than one line of {PASSPHRASE_LEN_MAX} bytes, or no UTF-8")]
+    Empty(SecretSource),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+fn secret(
+    source: &SecretSource,
+    len_max: u64,
+    settings: &Settings,
+    clock: &Clock,
+) -> Result<zeroize::Zeroizing<Vec<u8>>, SecretError> {
+    source.read(len_max, settings.credentials_dir.as_deref(), clock)
+}
+
+/// `setting` is what names another file in the configuration.
+fn secret_failure(error: &SecretError, settings: &Settings, setting: &str) -> Failure {
+    let failure = Failure::new(FailureKind::Config, chain(error));
+    match error {
+        SecretError::Missing(_) if setting == "identity" => failure.hint(format!(
+            "put back the key that the keyring was sealed to, or name it: identity = \"…\" in {}",
+            settings.config.display()
+        )),
+        SecretError::Missing(_) => failure.hint(format!("name it: {setting} = \"…\" in {}", settings.config.display())),
+        SecretError::Exposed { path, .. } => failure.hint(format!("chmod 600 {}", path.display())),
+        SecretError::Io { .. } => failure.hint("it must be a file that this user may read"),
+        SecretError::Start { .. } | SecretError::Failed { .. } | SecretError::TooSlow { .. } => {
+            failure.hint("run it by hand with: sh -c; it gets no terminal, and prints the secret and nothing else")
+        }
+    }
 }
 
 /// Takes the state directory for this process alone, making it where it is missing.
@@ -287,14 +348,30 @@ fn open_failure(error: OpenError) -> Failure {
     }
 }
 
-fn keyring_failure(error: &KeyringError, settings: &Settings) -> Failure {
+fn keyring_failure(error: &KeyringError, settings: &Settings, tried: &Identities) -> Failure {
     match error {
-        KeyringError::NotOurs(_) => {
-            let message = format!("{} opens nothing: {error}", settings.identity.display());
-            Failure::new(FailureKind::Config, message)
-                .hint("name the key that it was sealed to: identity = \"…\" in config.toml")
+        KeyringError::NotOurs { path, sealed_to } => {
+            let tried: Vec<String> = tried.recipients().iter().map(Recipient::fingerprint).collect();
+            let sealed_to = match sealed_to.as_slice() {
+                [] => "nobody that its header names".to_owned(),
+                names => names.join(", "),
+            };
+            let message = format!(
+                "{} opens nothing: it holds {}, and {} is sealed to {sealed_to}",
+                settings.identity,
+                tried.join(", "),
+                path.display()
+            );
+            Failure::new(FailureKind::Config, message).hint(format!(
+                "name the key that it was sealed to: identity = \"…\" in {}, or STATED_IDENTITY_FILE; see whose a key is \
+                 with: age-keygen -y KEY, or ssh-keygen -l -f KEY",
+                settings.config.display()
+            ))
         }
-        KeyringError::Recipients(_) => Failure::new(FailureKind::Config, error.to_string()),
+        KeyringError::Recipients(_) | KeyringError::HeaderTooLong(_) => {
+            Failure::new(FailureKind::Config, error.to_string())
+                .hint(format!("shorten the list recipients in {}", settings.config.display()))
+        }
         _ => Failure::new(FailureKind::Storage, chain(error)),
     }
 }

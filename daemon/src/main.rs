@@ -98,7 +98,7 @@ fn init(places: Places) -> Result<(), Failure> {
                 println!("sealed to {recipient}");
             }
             if founded.new_identity {
-                println!("new key   {}", settings.identity.display());
+                println!("new key   {}", settings.identity);
                 println!("Back this key up: without it nobody reads the states again.");
             }
             Ok(())
