@@ -45,6 +45,7 @@ mod discover;
 #[cfg(feature = "cli")]
 pub mod gateway;
 mod launch;
+mod pin;
 #[cfg(feature = "cli")]
 mod printable;
 mod retry;

@@ -35,6 +35,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use stated_shared::Failure;
+use stated_shared::paths::{self, ProcessEnvironment};
 
 use crate::gateway::process;
 use crate::{Client, ConnectOptions};
@@ -137,6 +138,7 @@ pub fn main() -> ExitCode {
     // The flag includes STATED_SOCKET; an empty value counts as none.
     options.socket = cli.globals.socket.filter(|path| !path.as_os_str().is_empty());
     options.autostart &= !cli.globals.no_autostart;
+    options.pins = paths::state_home(&ProcessEnvironment).map(|home| home.join("statectl/pins"));
     let context = Context { options, output: Output::new(cli.globals.json, cli.globals.color) };
     match run(cli.verb, &context) {
         Ok(code) => ExitCode::from(code),

@@ -10,7 +10,11 @@ use crate::{Client, ConnectOptions};
 
 /// Show the daemon's own facts; never starts one
 #[derive(Debug, Args)]
-pub(super) struct Status {}
+pub(super) struct Status {
+    /// Believe the journal that answers, although an older one, a changed one or another was put in its place
+    #[arg(long)]
+    accept_rollback: bool,
+}
 
 #[derive(Serialize)]
 struct StatusView<'a> {
@@ -64,7 +68,8 @@ impl<'a> From<&'a StatusInfo> for StatusView<'a> {
 impl Status {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         // Whoever asks whether a daemon runs does not want one started.
-        let options = ConnectOptions { autostart: false, ..context.options.clone() };
+        let accept_rollback = self.accept_rollback;
+        let options = ConnectOptions { autostart: false, accept_rollback, ..context.options.clone() };
         let info = match Client::connect(&options)?.call(&Request::Status)? {
             Reply::Status(info) => info,
             _ => return Err(failure::unexpected()),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use stated_shared::limits::{CHUNK_LEN_MAX, CONTENT_LEN_MAX};
 use stated_shared::wire::{ClientFrame, ServerFrame, encode};
-use stated_shared::{Bytes, Failure, FailureKind, Lock, Reply, Request, Wait};
+use stated_shared::{Bytes, Committed, Failure, FailureKind, Lock, Reply, Request, Wait};
 
 use super::Client;
 use super::resume::{Link, is_passing};
@@ -138,7 +138,7 @@ impl Client {
         self.connection()?.receive(deadline)?.ok_or_else(|| Broken::Lost(std::io::ErrorKind::TimedOut.into()))
     }
 
-    /// Keeps the list of session locks, which says what a failed resumption has lost.
+    /// Keeps the list of session locks, which says what a failed resumption has lost, and what was seen of the journal.
     fn account(&mut self, request: &Request, reply: &Reply) {
         match (request, reply) {
             (Request::Lock(lock), Reply::Granted(grant)) if lock.ttl_ms.is_none() => {
@@ -146,6 +146,10 @@ impl Client {
             }
             (Request::Unlock { id }, Reply::Done) => {
                 self.held.remove(id);
+            }
+            (_, Reply::Committed(Committed { seq: Some(seq), head: Some(head), .. })) => {
+                self.witness.committed(self.welcome.repository, *seq, *head);
+                self.hello.pin = self.witness.seq();
             }
             _ => {}
         }

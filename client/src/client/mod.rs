@@ -17,6 +17,7 @@ use stated_shared::{
 
 use crate::connection::{Broken, Incoming};
 use crate::discover::{self, ConnectOptions};
+use crate::pin::Witness;
 use crate::retry::Pauses;
 use exchange::Attachment;
 use resume::{Link, Passing, await_welcome, is_passing};
@@ -39,6 +40,7 @@ pub struct Client {
     socket: PathBuf,
     hello: ClientHello,
     welcome: Welcome,
+    witness: Witness,
     daemon_said: Option<String>,
     link: Link,
     passing: Passing,
@@ -56,22 +58,33 @@ impl Client {
         let mut session = [0; 16];
         getrandom::fill(&mut session)
             .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
-        let hello = ClientHello { session: SessionId(session), exe: options.exe.clone(), features: Vec::new() };
+        let exe = options.exe.clone();
+        let mut hello = ClientHello { session: SessionId(session), exe, features: Vec::new(), pin: None };
         let deadline = Instant::now() + WELCOME_MAX;
         let mut pauses = Pauses::new();
         let mut daemon_said = None;
         loop {
             // A daemon that stops may still accept and then drop the connection: its successor answers.
-            let error = match discover::connect(options, &hello, &mut daemon_said).and_then(|(connection, socket)| {
+            let opened = discover::connect(options, &mut hello, &mut daemon_said);
+            let error = match opened.and_then(|(connection, socket, witness)| {
                 let (connection, welcome) = await_welcome(connection, deadline)?;
-                Ok((connection, socket, welcome))
+                Ok((connection, socket, witness, welcome))
             }) {
-                Ok((connection, socket, welcome)) => {
+                Ok((connection, socket, mut witness, welcome)) => {
+                    match witness.check(&welcome, &socket) {
+                        Ok(()) => witness.welcomed(&welcome),
+                        Err(failure) if failure.kind == FailureKind::Storage && options.accept_rollback => {
+                            witness.accept(&welcome);
+                        }
+                        Err(failure) => return Err(failure),
+                    }
+                    hello.pin = witness.seq();
                     return Ok(Self {
                         options: options.clone(),
                         socket,
                         hello,
                         welcome,
+                        witness,
                         daemon_said,
                         link: Link::up(connection),
                         passing: Passing::new(),

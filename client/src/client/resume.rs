@@ -142,6 +142,12 @@ impl Client {
                 format!("another repository answers at {} now: {}", self.socket.display(), welcome.repository),
             ));
         }
+        if let Err(failure) = self.witness.check(&welcome, &self.socket) {
+            self.link = Link::down();
+            return Err(failure);
+        }
+        self.witness.welcomed(&welcome);
+        self.hello.pin = self.witness.seq();
         self.passing = Passing::new();
         let resumed = welcome.resumed;
         self.welcome = welcome;

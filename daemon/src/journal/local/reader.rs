@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use stated_shared::{RepositoryId, Seq};
+use stated_shared::{Digest, RepositoryId, Seq};
 
 use super::super::limits::SEGMENT_LEN_MAX;
 use super::super::{OpenError, ReadError, Reader, Record};
 use super::blobs;
 use super::format;
-use super::header::Header;
+use super::header::{HEADER_LEN_MAX, Header};
 use super::segment::{LOG_DIR, NEXT_FILE, file_name, parse_file_name};
 
 /// Where the records of one log file lie.
@@ -108,6 +108,20 @@ impl Reader for LocalReader {
         }
         bytes.drain(..header_len);
         Ok(Record { seq, mac: header.mac, sealed: bytes })
+    }
+
+    fn mac(&self, seq: Seq) -> Result<Digest, ReadError> {
+        let found = self.find(seq).ok_or_else(|| ReadError::Missing(format!("record {seq}")))?;
+        let file = Self::relative(found.first);
+        let mut bytes = vec![0; HEADER_LEN_MAX.min((found.end - found.at) as usize)];
+        let read = found.file.read_exact_at(&mut bytes, found.at);
+        match (read, Header::parse(&bytes)) {
+            (Ok(()), Some((header, _))) if header.seq == seq => Ok(header.mac),
+            (Err(source), _) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                Err(ReadError::Read { path: self.dir.join(&file), source })
+            }
+            _ => Err(ReadError::Damaged { file, offset_bytes: found.at, what: "no header of this record".to_owned() }),
+        }
     }
 
     fn place(&self, seq: Seq) -> (String, u64) {
