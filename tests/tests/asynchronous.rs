@@ -145,7 +145,8 @@ fn a_lock_that_is_broken_is_told_to_its_guard() {
         assert!(guard.lost().await.contains("broken"));
         assert!(guard.is_lost());
         breaker.lock(&try_lock("x")).await.unwrap().release().await.unwrap();
-        assert_eq!(guard.release().await.unwrap_err().kind, FailureKind::NotFound);
+        // As with any ID that is given back twice.
+        guard.release().await.unwrap();
     });
 }
 

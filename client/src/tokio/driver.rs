@@ -364,6 +364,8 @@ impl Driver {
                     let id = grant.id.clone();
                     match self.sender.upgrade() {
                         Some(sender) => {
+                            // Guards leave without a word here; the map must not grow with each.
+                            self.losses.retain(|_, lost| !lost.is_closed());
                             self.losses.insert(id, lost);
                             drop(answer.send(Ok(LockGuard::new(grant, sender, told))));
                         }

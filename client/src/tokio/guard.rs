@@ -63,8 +63,8 @@ impl LockGuard {
     /// Gives the lock back, and waits until it is free.
     ///
     /// Cancel safe: a future that is dropped gives the lock back all the same. A lock that was lost before is answered
-    /// well, or by [`FailureKind::NotFound`](stated_shared::FailureKind::NotFound) where somebody had it since: whether
-    /// it was held to the end is what [`LockGuard::is_lost`] and the answers to its commits say.
+    /// well too, as long as the daemon remembers its ID: whether it was held to the end is what [`LockGuard::is_lost`]
+    /// and the answers to its commits say.
     pub async fn release(mut self) -> Result<(), Failure> {
         let (answer, reply) = oneshot::channel();
         let request = Request::Unlock { id: self.grant.id.clone() };
