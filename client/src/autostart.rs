@@ -33,6 +33,22 @@ const LOG_LEN_MAX: u64 = 1 << 20;
 /// How many of its lines a failure quotes.
 const LOG_LINES: usize = 5;
 
+/// What of the environment tells the daemon its places and where its secrets are; no variable holds a secret itself.
+const TOLD: [&str; 10] = [
+    "PATH",
+    "STATED_CONFIG",
+    "STATED_IDENTITY_COMMAND",
+    "STATED_IDENTITY_FILE",
+    "STATED_LOG",
+    "STATED_PASSPHRASE_COMMAND",
+    "STATED_PASSPHRASE_FILE",
+    "STATED_STATE_DIR",
+    "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
+];
+/// Those of them that are paths: the daemon runs in `/`, and they are meant from here.
+const TOLD_PATHS: [&str; 3] = ["STATED_CONFIG", "STATED_IDENTITY_FILE", "STATED_PASSPHRASE_FILE"];
+
 /// Starts the daemon beside this program, else on `PATH`, for this socket; returns once somebody serves there.
 pub(crate) fn start(options: &ConnectOptions, socket: &Path) -> Result<Option<String>, Failure> {
     let state_dir = options.daemon_state_dir();
@@ -104,17 +120,27 @@ fn start_by_systemd(options: &ConnectOptions, socket: &Path) -> bool {
     }
     let mut command = Command::new("systemd-run");
     command.args(["--user", "--quiet", "--collect", "--service-type=notify", "--unit=stated-autostart"]);
-    for name in ["XDG_STATE_HOME", "XDG_CONFIG_HOME", "STATED_STATE_DIR", "PATH"] {
-        if env.var(name).is_some() {
-            command.arg(format!("--setenv={name}"));
-        }
+    for name in TOLD.iter().filter(|name| env.var(name).is_some()) {
+        // Without a value, which it then takes from its own environment.
+        command.arg(format!("--setenv={name}"));
     }
+    tell_paths(&mut command, &env);
     command.arg("--").arg(daemon_program()).args(["run", "--socket"]).arg(socket);
     if let Some(state_dir) = &options.state_dir {
         command.arg("--state-dir").arg(state_dir);
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// Makes the paths in a command's environment absolute.
+fn tell_paths(command: &mut Command, env: &dyn Environment) {
+    for name in TOLD_PATHS {
+        let Some(path) = env.var(name).filter(|path| !path.is_empty()) else { continue };
+        if let Ok(path) = std::path::absolute(path) {
+            command.env(name, path);
+        }
+    }
 }
 
 /// What one start needs to know.
@@ -189,6 +215,7 @@ impl Launch<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);
+        tell_paths(&mut command, &ProcessEnvironment);
         launch::detach(&mut command);
         let mut child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::new(

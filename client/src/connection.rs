@@ -114,6 +114,28 @@ impl Connection {
         self.send_all(&frame[sent..], &[])
     }
 
+    /// Sends what the socket takes at once, which may be nothing.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn send_some(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        loop {
+            match rustix::net::send(&self.stream, bytes, flags) {
+                Ok(sent) => return Ok(sent),
+                Err(rustix::io::Errno::AGAIN) => return Ok(0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Broken::Lost(error.into())),
+            }
+        }
+    }
+
+    /// Another descriptor of the socket, from now on a non-blocking one, for a runtime to watch.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn watched(&self) -> io::Result<UnixStream> {
+        let stream = self.stream.try_clone()?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+
     fn send_all(&mut self, mut first: &[u8], mut second: &[u8]) -> Result<(), Broken> {
         while !first.is_empty() || !second.is_empty() {
             let pieces = [IoSlice::new(first), IoSlice::new(second)];

@@ -8,6 +8,7 @@ use stated_shared::{Failure, FailureKind};
 
 use crate::autostart;
 use crate::connection::{Broken, Connection};
+use crate::pin::Witness;
 use stated_shared::paths::{self, Environment, ProcessEnvironment};
 
 /// How the daemon is found.
@@ -21,6 +22,11 @@ pub struct ConnectOptions {
     pub state_dir: Option<PathBuf>,
     /// The program as it calls itself in the audit log.
     pub exe: Option<String>,
+    /// The directory in which is kept what was seen of the journal at each socket; made where it is missing. A journal
+    /// that went back is then refused ([`FailureKind::Storage`]). Without one a session notices it for itself alone.
+    pub pins: Option<PathBuf>,
+    /// Whether a journal that went back is believed from now on.
+    pub accept_rollback: bool,
 }
 
 impl ConnectOptions {
@@ -33,6 +39,8 @@ impl ConnectOptions {
             autostart: path("STATED_NO_AUTOSTART").is_none(),
             state_dir: path("STATED_STATE_DIR"),
             exe: std::env::current_exe().ok().map(|path| path.display().to_string()),
+            pins: None,
+            accept_rollback: false,
         }
     }
 
@@ -49,20 +57,22 @@ pub(crate) fn nobody_listens(error: &io::Error) -> bool {
 
 /// Connects to the first socket that answers, after starting a daemon where that is allowed.
 ///
-/// What a daemon that was started says of its start is left in `said`.
+/// What a daemon that was started says of its start is left in `said`. The hello asks for what was seen at that socket.
 pub(crate) fn connect(
     options: &ConnectOptions,
-    hello: &ClientHello,
+    hello: &mut ClientHello,
     said: &mut Option<String>,
-) -> Result<(Connection, PathBuf), Broken> {
+) -> Result<(Connection, PathBuf, Witness), Broken> {
     let candidates = match &options.socket {
         Some(socket) => vec![socket.clone()],
         None => paths::sockets(&ProcessEnvironment),
     };
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for socket in &candidates {
+        let witness = Witness::of(options.pins.as_deref(), socket);
+        hello.pin = witness.seq();
         match Connection::open(socket, hello) {
-            Ok(connection) => return Ok((connection, socket.clone())),
+            Ok(connection) => return Ok((connection, socket.clone(), witness)),
             Err(Broken::Lost(error)) if nobody_listens(&error) => last = error,
             Err(Broken::Lost(error)) => return Err(Broken::Refused(unreachable(socket, &error))),
             Err(refused) => return Err(refused),
@@ -75,8 +85,10 @@ pub(crate) fn connect(
         return Err(Broken::Refused(unreachable(socket, &last)));
     }
     *said = autostart::start(options, socket).map_err(Broken::Refused)?;
+    let witness = Witness::of(options.pins.as_deref(), socket);
+    hello.pin = witness.seq();
     let connection = Connection::open(socket, hello)?;
-    Ok((connection, socket.clone()))
+    Ok((connection, socket.clone(), witness))
 }
 
 /// Whether a daemon may be started for this socket.

@@ -48,7 +48,11 @@ fn commit(contents: &[Vec<u8>]) -> Commit {
 }
 
 fn committed() -> Committed {
-    Committed { seq: None, states: vec![CommittedState { state: name("s0"), version: Version(1), changed: true }] }
+    Committed {
+        head: None,
+        seq: None,
+        states: vec![CommittedState { state: name("s0"), version: Version(1), changed: true }],
+    }
 }
 
 /// What the client tells of its progress from here on.

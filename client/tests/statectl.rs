@@ -55,7 +55,7 @@ fn told(output: &Output) -> (i32, String, String) {
 
 fn committed(state: &str, number: u64) -> Reply {
     let states = vec![CommittedState { state: name(state), version: Version(number), changed: true }];
-    Reply::Committed(Committed { seq: Some(Seq(9)), states })
+    Reply::Committed(Committed { seq: Some(Seq(9)), states, head: None })
 }
 
 fn fetched(state: &str, number: u64, content: &str, serial: Option<u64>) -> Reply {

@@ -6,6 +6,8 @@ use serde::Deserialize;
 use stated_shared::paths::{self, Environment};
 use stated_shared::{Failure, FailureKind, Seq};
 
+use crate::host::SecretSource;
+
 /// Content bytes that the daemon holds in memory at once, where the configuration does not say.
 const CONTENT_MEMORY_MIB: u64 = 1024;
 
@@ -25,6 +27,9 @@ pub struct Flags {
 #[serde(deny_unknown_fields)]
 struct File {
     identity: Option<PathBuf>,
+    identity_command: Option<String>,
+    passphrase_file: Option<PathBuf>,
+    passphrase_command: Option<String>,
     #[serde(default)]
     recipients: Vec<String>,
     state_dir: Option<PathBuf>,
@@ -39,10 +44,16 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where clients connect.
     pub socket: PathBuf,
-    /// The age identity file that opens the keyring.
-    pub identity: PathBuf,
-    /// Whether a configuration named it; else the first start makes it.
+    /// The configuration file, which need not exist.
+    pub config: PathBuf,
+    /// The key that opens the keyring.
+    pub identity: SecretSource,
+    /// Whether the environment or a configuration named it; else the first start makes it.
     pub identity_is_configured: bool,
+    /// What the key may be behind.
+    pub passphrase: Option<SecretSource>,
+    /// Where systemd hands over a service's secrets.
+    pub credentials_dir: Option<PathBuf>,
     /// Further recipients that a new keyring is sealed to.
     pub recipients: Vec<String>,
     /// Content bytes that the daemon holds in memory at once.
@@ -81,15 +92,69 @@ impl Settings {
             .or(file.socket.map(beside))
             .or_else(|| paths::user_socket(env))
             .unwrap_or_else(|| PathBuf::from(paths::SYSTEM_SOCKET));
+        let file_or_command = |what, filed: Option<PathBuf>, command, keys: &str| {
+            let filed = filed.map(|path| absolute(&beside(path))).transpose()?;
+            match by_environment(env, what)? {
+                Some(source) => Ok(Some(source)),
+                None => one_source(filed, command, &format!("{keys} in {}", path.display())),
+            }
+        };
+        let identity =
+            file_or_command("IDENTITY", file.identity, file.identity_command, "identity and identity_command")?;
+        let passphrase = file_or_command(
+            "PASSPHRASE",
+            file.passphrase_file,
+            file.passphrase_command,
+            "passphrase_file and passphrase_command",
+        )?;
         Ok(Self {
             state_dir: absolute(&state_dir)?,
             socket: absolute(&socket)?,
-            identity_is_configured: file.identity.is_some(),
-            identity: absolute(&file.identity.map_or_else(|| dir.join("identity.txt"), beside))?,
+            identity_is_configured: identity.is_some(),
+            identity: match identity {
+                Some(identity) => identity,
+                None => SecretSource::File(absolute(&dir.join("identity.txt"))?),
+            },
+            passphrase,
+            credentials_dir: env.var("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            config: path,
             recipients: file.recipients,
             content_memory_bytes: file.content_memory_mib.unwrap_or(CONTENT_MEMORY_MIB).max(1) << 20,
             accept_loss: None,
         })
+    }
+}
+
+impl Settings {
+    /// The identity file that a first start makes: where nobody named one, and none is there.
+    pub fn identity_to_make(&self) -> Option<&Path> {
+        match &self.identity {
+            SecretSource::File(path) if !self.identity_is_configured && !path.exists() => Some(path),
+            _ => None,
+        }
+    }
+}
+
+/// Where the environment says that a secret is: `STATED_…_FILE` or `STATED_…_COMMAND`; an empty one counts as none.
+fn by_environment(env: &dyn Environment, what: &str) -> Result<Option<SecretSource>, Failure> {
+    let [file, command] = ["FILE", "COMMAND"].map(|kind| format!("STATED_{what}_{kind}"));
+    let named = |name: &str| env.var(name).filter(|value| !value.is_empty());
+    let path = named(&file).map(|path| absolute(Path::new(&path))).transpose()?;
+    let line = named(&command).map(|line| line.into_string()).transpose();
+    let line = line.map_err(|_| Failure::new(FailureKind::Config, format!("{command} is not UTF-8")))?;
+    one_source(path, line, &format!("{file} and {command}"))
+}
+
+/// One place for a secret, or none; two would leave open which of them counts.
+fn one_source(file: Option<PathBuf>, command: Option<String>, names: &str) -> Result<Option<SecretSource>, Failure> {
+    match (file, command) {
+        (Some(_), Some(_)) => {
+            Err(Failure::new(FailureKind::Config, format!("{names} exclude each other"))
+                .hint("keep the one that counts"))
+        }
+        (Some(file), None) => Ok(Some(SecretSource::File(file))),
+        (None, Some(command)) => Ok(Some(SecretSource::Command(command))),
+        (None, None) => Ok(None),
     }
 }
 
@@ -104,7 +169,8 @@ fn read(path: &Path, must_exist: bool) -> Result<File, Failure> {
     toml::from_str(&text).map_err(|error| {
         let message = format!("{} is no configuration of stated: {}", path.display(), error.message());
         Failure::new(FailureKind::Config, message)
-            .hint("it may hold: identity, recipients, state_dir, socket, content_memory_mib")
+            .hint("it may hold: identity, identity_command, passphrase_file, passphrase_command, recipients, state_dir, socket, \
+             content_memory_mib")
     })
 }
 
@@ -128,6 +194,48 @@ mod tests {
         }
     }
 
+    struct With<'a>(&'a Home, &'a [(&'a str, &'a str)]);
+
+    impl Environment for With<'_> {
+        fn var(&self, name: &str) -> Option<OsString> {
+            let own = self.1.iter().find(|(key, _)| *key == name);
+            own.map(|(_, value)| OsString::from(value)).or_else(|| self.0.var(name))
+        }
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_where_secrets_are() {
+        let home = tempfile::tempdir().unwrap();
+        let config = home.path().join("c.toml");
+        std::fs::write(&config, "identity = \"my.key\"\npassphrase_command = \"pass show key\"\n").unwrap();
+        let flags = || Flags { config: Some(config.clone()), ..Flags::default() };
+        let home = Home(home.path().to_path_buf());
+        let filed = Settings::gather(flags(), &home).unwrap();
+        assert_eq!(filed.passphrase, Some(SecretSource::Command("pass show key".into())));
+        let env = [("STATED_IDENTITY_COMMAND", "cat k"), ("STATED_PASSPHRASE_FILE", "/p")];
+        let both = Settings::gather(flags(), &With(&home, &env)).unwrap();
+        assert_eq!(both.identity, SecretSource::Command("cat k".into()));
+        assert!(both.identity_is_configured);
+        assert_eq!(both.passphrase, Some(SecretSource::File("/p".into())));
+        let empty = [("STATED_IDENTITY_COMMAND", ""), ("STATED_PASSPHRASE_FILE", "")];
+        let kept = Settings::gather(flags(), &With(&home, &empty)).unwrap();
+        assert_eq!((kept.identity, kept.passphrase), (filed.identity, filed.passphrase));
+    }
+
+    #[test]
+    fn a_secret_has_one_place() {
+        let home = tempfile::tempdir().unwrap();
+        let config = home.path().join("c.toml");
+        std::fs::write(&config, "passphrase_file = \"p\"\npassphrase_command = \"pass\"\n").unwrap();
+        let flags = Flags { config: Some(config), ..Flags::default() };
+        let home = Home(home.path().to_path_buf());
+        let failure = Settings::gather(flags, &home).unwrap_err();
+        assert!(failure.kind == FailureKind::Config && failure.message.contains("passphrase_command"), "{failure}");
+        let env = [("STATED_IDENTITY_FILE", "/k"), ("STATED_IDENTITY_COMMAND", "cat k")];
+        let failure = Settings::gather(Flags::default(), &With(&home, &env)).unwrap_err();
+        assert!(failure.message.contains("STATED_IDENTITY_COMMAND"), "{failure}");
+    }
+
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let home = tempfile::tempdir().unwrap();
@@ -136,12 +244,12 @@ mod tests {
         let env = Home(home.path().to_path_buf());
         let plain = Settings::gather(Flags::default(), &env).unwrap();
         assert_eq!(plain.state_dir, home.path().join(".local/state/stated"));
-        assert_eq!(plain.identity, config.join("identity.txt"));
+        assert_eq!(plain.identity, SecretSource::File(config.join("identity.txt")));
         assert!(!plain.identity_is_configured);
         std::fs::write(config.join("config.toml"), "identity = \"my.key\"\nstate_dir = \"/srv/s\"\n").unwrap();
         let filed = Settings::gather(Flags::default(), &env).unwrap();
         assert_eq!(filed.state_dir, Path::new("/srv/s"));
-        assert_eq!(filed.identity, config.join("my.key"));
+        assert_eq!(filed.identity, SecretSource::File(config.join("my.key")));
         assert!(filed.identity_is_configured);
         let flags = Flags { state_dir: Some("/flag".into()), ..Flags::default() };
         assert_eq!(Settings::gather(flags, &env).unwrap().state_dir, Path::new("/flag"));

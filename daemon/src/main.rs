@@ -109,7 +109,7 @@ fn init(places: Places) -> Result<(), Failure> {
                 println!("sealed to {recipient}");
             }
             if founded.new_identity {
-                println!("new key   {}", settings.identity.display());
+                println!("new key   {}", settings.identity);
                 println!("Back this key up: without it nobody reads the states again.");
             }
             Ok(())
@@ -148,10 +148,10 @@ fn inspect(places: Places) -> Result<(), Failure> {
             "version": env!("CARGO_PKG_VERSION"),
             "state_dir": settings.state_dir,
             "socket": settings.socket,
-            "identity": settings.identity,
+            "identity": settings.identity.to_string(),
         })
     );
-    for inspected in boot::inspect(&settings) {
+    for inspected in boot::inspect(&settings)? {
         let (is_ok, what, hint) = match inspected.found {
             Ok(what) => (true, what, None),
             Err(failure) => (false, failure.message, failure.hint),

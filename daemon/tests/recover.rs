@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stated::disk::{Disk, RealDisk};
 use stated::journal::{BlobId, Journal, LocalJournal, OpenMode, Record, RecordKind};
-use stated::vault::{ChainKey, Keyring, Vault, create_identity, load_identities, sha256};
+use stated::vault::{ChainKey, Identities, Keyring, Vault, create_identity, sha256};
 use stated_shared::{Digest, Generation, RepositoryId, Seq, Timestamp};
 use zstd::zstd_safe::{CCtx, compress_bound};
 
@@ -61,7 +61,8 @@ impl Fixture {
         let chain_key = ChainKey::new(&mut [9; 32]);
         let keyring = Keyring::new(Generation(1), REPOSITORY, chain_key, vec![recipient], CREATED).unwrap();
         keyring.seal().unwrap().write(&RealDisk, &keys, Generation(1)).unwrap();
-        let identities = load_identities(&dir.path().join("my.key")).unwrap();
+        let key = fs::read(dir.path().join("my.key")).unwrap();
+        let identities = Identities::parse(&key, || Err(std::fmt::Error)).unwrap();
         let (keyring, digest) = Keyring::load(&RealDisk, &keys, Generation(1), &identities).unwrap();
         LocalJournal::create(&RealDisk, &state_dir, REPOSITORY).unwrap();
         let vault = Vault::new(keyring, digest);

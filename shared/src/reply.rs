@@ -45,6 +45,8 @@ pub struct Committed {
     pub seq: Option<Seq>,
     /// In the order of the changes.
     pub states: Vec<CommittedState>,
+    /// The chain's MAC at that record, which a client may pin; absent where an answer is given again.
+    pub head: Option<Digest>,
 }
 
 /// What a commit left of one state.

@@ -131,6 +131,20 @@ pub struct Commit {
     pub serials: SerialRule,
 }
 
+impl Commit {
+    /// Writes one state, on no condition, as Terraform's own tools would: what does not follow is refused.
+    pub fn put(state: StateName, content: Vec<u8>) -> Self {
+        let change = Change { state, expect: Expect::Any, content: Content::Inline(Bytes(content)) };
+        Self {
+            changes: vec![change],
+            locks: Vec::new(),
+            message: None,
+            labels: BTreeMap::new(),
+            serials: SerialRule::Refuse,
+        }
+    }
+}
+
 /// A Terraform state that does not follow the one it replaces (foreign lineage, older serial).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SerialRule {
@@ -201,6 +215,25 @@ pub struct Lock {
     pub hold: Hold,
     /// The process of `hold`, where it exists already.
     pub process: Option<ProcessRef>,
+}
+
+impl Lock {
+    /// An exclusive lock of the session, for which is waited as long as it takes.
+    pub fn exclusive(names: impl IntoIterator<Item = StateName>, operation: &str) -> Self {
+        Self {
+            id: None,
+            names: names.into_iter().collect(),
+            kind: LockKind::Exclusive,
+            wait: Wait::Forever,
+            ttl_ms: None,
+            operation: operation.to_owned(),
+            reason: None,
+            info: None,
+            under: None,
+            hold: Hold::Connection,
+            process: None,
+        }
+    }
 }
 
 /// How a name is locked.

@@ -52,6 +52,8 @@ pub struct ClientHello {
     pub exe: Option<String>,
     /// Additions to the protocol that the client knows; none exist yet.
     pub features: Vec<String>,
+    /// A record that the client saw here before, and asks to be shown again.
+    pub pin: Option<Seq>,
 }
 
 /// The server's first frame; after a failure it closes.
@@ -74,6 +76,21 @@ pub struct Welcome {
     pub resumed: bool,
     /// Additions to the protocol that both sides know.
     pub features: Vec<String>,
+    /// The record that the client asked for.
+    pub pinned: Pinned,
+}
+
+/// What became of the record that a client saw before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pinned {
+    /// The client asked for none.
+    Unasked,
+    /// It is there, and this is the chain's MAC at it.
+    At(Digest),
+    /// The journal ends before it.
+    Beyond,
+    /// It is there and cannot be read: why.
+    Unreadable(String),
 }
 
 /// From client to server.

@@ -28,7 +28,7 @@ impl Direct {
         stream.set_read_timeout(Some(LIMIT))?;
         let mut session = [0; 16];
         session.copy_from_slice(&random.bytes(16));
-        let hello = ClientHello { session: SessionId(session), exe: None, features: Vec::new() };
+        let hello = ClientHello { session: SessionId(session), exe: None, features: Vec::new(), pin: None };
         stream.write_all(&Preamble::OURS.encode())?;
         stream.write_all(&encode(&hello).map_err(io::Error::other)?)?;
         let mut preamble = [0; Preamble::LEN];

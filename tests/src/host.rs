@@ -169,7 +169,7 @@ impl Host {
     /// How the client library finds this host's daemon; it starts none.
     pub fn options(&self) -> ConnectOptions {
         let exe = Some("test".to_owned());
-        ConnectOptions { socket: Some(self.socket()), autostart: false, state_dir: None, exe }
+        ConnectOptions { socket: Some(self.socket()), exe, ..ConnectOptions::default() }
     }
 
     /// A session of the client library.

@@ -86,6 +86,7 @@ impl Exec {
             autostart: context.options.autostart,
             state_dir: context.options.state_dir.as_deref().map(absolute).transpose()?,
             exe: context.options.exe.clone(),
+            pins: context.options.pins.clone(),
             credential: credential.clone(),
             state: state.clone(),
             under: under.clone(),

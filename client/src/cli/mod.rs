@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use stated_shared::paths::{self, ProcessEnvironment};
 use stated_shared::{Failure, FailureKind, StateName};
 
 use crate::gateway::process;
@@ -178,6 +179,7 @@ pub fn main() -> ExitCode {
     // The flag includes STATED_SOCKET; an empty value counts as none.
     options.socket = cli.globals.socket.filter(|path| !path.as_os_str().is_empty());
     options.autostart &= !cli.globals.no_autostart;
+    options.pins = paths::state_home(&ProcessEnvironment).map(|home| home.join("statectl/pins"));
     let output = Output::new(cli.globals.json, cli.globals.color, cli.globals.no_pager);
     let context = Context { options, output };
     let state = cli.verb.reads().cloned();

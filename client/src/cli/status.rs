@@ -13,9 +13,14 @@ use crate::{Client, ConnectOptions};
 #[command(after_help = "Examples:
   statectl status
   statectl status --json | jq .grants
+  statectl status --accept-rollback     after a restore of the state directory
 
 Without a daemon it fails with 69. What is wrong then: statectl doctor.")]
-pub(super) struct Status {}
+pub(super) struct Status {
+    /// Believe the journal that answers, although an older one, a changed one or another was put in its place
+    #[arg(long)]
+    accept_rollback: bool,
+}
 
 #[derive(Serialize)]
 struct StatusView<'a> {
@@ -69,7 +74,8 @@ impl<'a> From<&'a StatusInfo> for StatusView<'a> {
 impl Status {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         // Whoever asks whether a daemon runs does not want one started.
-        let options = ConnectOptions { autostart: false, ..context.options.clone() };
+        let accept_rollback = self.accept_rollback;
+        let options = ConnectOptions { autostart: false, accept_rollback, ..context.options.clone() };
         let info = match Client::connect(&options)?.call(&Request::Status)? {
             Reply::Status(info) => info,
             _ => return Err(failure::unexpected()),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use stated_shared::limits::{CHUNK_LEN_MAX, CONTENT_LEN_MAX};
 use stated_shared::wire::{ClientFrame, ServerFrame, encode};
-use stated_shared::{Bytes, Failure, FailureKind, Lock, Reply, Request, Wait};
+use stated_shared::{Bytes, Committed, Failure, FailureKind, Lock, Reply, Request, Wait};
 
 use super::resume::{Link, is_passing};
 use super::{Client, Direction, Progress};
@@ -150,8 +150,8 @@ impl Client {
         self.connection()?.receive(deadline)?.ok_or_else(|| Broken::Lost(std::io::ErrorKind::TimedOut.into()))
     }
 
-    /// Keeps the list of session locks, which says what a failed resumption has lost.
-    fn account(&mut self, request: &Request, reply: &Reply) {
+    /// Keeps the list of session locks, which says what a failed resumption has lost, and what was seen of the journal.
+    pub(crate) fn account(&mut self, request: &Request, reply: &Reply) {
         match (request, reply) {
             (Request::Lock(lock), Reply::Granted(grant)) if lock.ttl_ms.is_none() => {
                 self.held.insert(grant.id.clone());
@@ -159,17 +159,22 @@ impl Client {
             (Request::Unlock { id }, Reply::Done) => {
                 self.held.remove(id);
             }
+            (_, Reply::Committed(Committed { seq: Some(seq), head: Some(head), .. })) => {
+                self.witness.committed(self.welcome.repository, *seq, *head);
+                self.hello.pin = self.witness.seq();
+            }
             _ => {}
         }
     }
 }
 
-fn waits_for_lock(request: &Request) -> bool {
+/// Whether a request may wait for as long as somebody else holds a lock.
+pub(crate) fn waits_for_lock(request: &Request) -> bool {
     matches!(request, Request::Lock(lock) if lock.wait != Wait::No)
 }
 
 /// Whether it matters that nobody knows whether the request was done.
-fn writes(request: &Request) -> bool {
+pub(crate) fn writes(request: &Request) -> bool {
     match request {
         Request::Commit(_)
         | Request::Lock(_)
@@ -191,7 +196,7 @@ fn writes(request: &Request) -> bool {
 }
 
 /// The request as it is sent now: a retry asks to wait only for what is left of the time.
-fn still_waiting(request: &Request, elapsed: Duration) -> Request {
+pub(crate) fn still_waiting(request: &Request, elapsed: Duration) -> Request {
     let mut request = request.clone();
     if let Request::Lock(Lock { wait: Wait::AtMost { ms }, .. }) = &mut request {
         *ms = ms.saturating_sub(elapsed.as_millis() as u64);
@@ -199,7 +204,8 @@ fn still_waiting(request: &Request, elapsed: Duration) -> Request {
     request
 }
 
-fn unknown(failure: Failure) -> Failure {
+/// The third outcome: neither done nor refused, as far as anybody can tell.
+pub(crate) fn unknown(failure: Failure) -> Failure {
     Failure::new(FailureKind::Unavailable, format!("outcome unknown: {}", failure.message))
         .hint("look at what is there (statectl log STATE, statectl locks) before you try again")
 }

@@ -11,18 +11,23 @@ use std::time::{Duration, Instant};
 use stated_shared::limits::INLINE_CONTENT_LEN_MAX;
 use stated_shared::wire::{ClientHello, ServerFrame, Welcome};
 use stated_shared::{
-    Commit, Committed, Content, Failure, FailureKind, Grant, Lock, LockId, Notice, Reply, Request, Selector, SessionId,
-    StateName, VersionInfo,
+    Bytes, Commit, Committed, Content, Failure, FailureKind, Grant, Lock, LockId, Notice, Reply, Request, Selector,
+    SessionId, StateName, VersionInfo,
 };
 
 use crate::connection::{Broken, Incoming};
 use crate::discover::{self, ConnectOptions};
+use crate::pin::Witness;
 use crate::retry::Pauses;
 use exchange::Attachment;
-use resume::{Link, Passing, await_welcome, is_passing};
+use resume::{Link, Passing, await_welcome};
+
+#[cfg(feature = "tokio")]
+pub(crate) use exchange::{still_waiting, unknown, waits_for_lock, writes};
+pub(crate) use resume::is_passing;
 
 /// How long the daemon may take to welcome a client that it accepted.
-const WELCOME_MAX: Duration = Duration::from_secs(30);
+pub(crate) const WELCOME_MAX: Duration = Duration::from_secs(30);
 /// Contents of one commit that ride in its frame, in bytes all together.
 const INLINE_LEN_SUM_MAX: usize = 512 << 10;
 /// Losses that are kept for [`Client::poll_notices`].
@@ -62,6 +67,7 @@ pub struct Client {
     socket: PathBuf,
     hello: ClientHello,
     welcome: Welcome,
+    witness: Witness,
     daemon_said: Option<String>,
     link: Link,
     passing: Passing,
@@ -85,22 +91,33 @@ impl Client {
         let mut session = [0; 16];
         getrandom::fill(&mut session)
             .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
-        let hello = ClientHello { session: SessionId(session), exe: options.exe.clone(), features: Vec::new() };
+        let exe = options.exe.clone();
+        let mut hello = ClientHello { session: SessionId(session), exe, features: Vec::new(), pin: None };
         let deadline = Instant::now() + welcome_max;
         let mut pauses = Pauses::new();
         let mut daemon_said = None;
         loop {
             // A daemon that stops may still accept and then drop the connection: its successor answers.
-            let error = match discover::connect(options, &hello, &mut daemon_said).and_then(|(connection, socket)| {
+            let opened = discover::connect(options, &mut hello, &mut daemon_said);
+            let error = match opened.and_then(|(connection, socket, witness)| {
                 let (connection, welcome) = await_welcome(connection, deadline)?;
-                Ok((connection, socket, welcome))
+                Ok((connection, socket, witness, welcome))
             }) {
-                Ok((connection, socket, welcome)) => {
+                Ok((connection, socket, mut witness, welcome)) => {
+                    match witness.check(&welcome, &socket) {
+                        Ok(()) => witness.welcomed(&welcome),
+                        Err(failure) if failure.kind == FailureKind::Storage && options.accept_rollback => {
+                            witness.accept(&welcome);
+                        }
+                        Err(failure) => return Err(failure),
+                    }
+                    hello.pin = witness.seq();
                     return Ok(Self {
                         options: options.clone(),
                         socket,
                         hello,
                         welcome,
+                        witness,
                         daemon_said,
                         link: Link::up(connection),
                         passing: Passing::new(),
@@ -169,18 +186,7 @@ impl Client {
 
     /// Writes states, all or none; contents too large for a frame are streamed.
     pub fn commit(&mut self, mut commit: Commit) -> Result<Committed, Failure> {
-        let mut inline_left = INLINE_LEN_SUM_MAX;
-        let mut contents = Vec::new();
-        for change in &mut commit.changes {
-            let Content::Inline(bytes) = &mut change.content else { continue };
-            let len = bytes.0.len();
-            if len <= INLINE_CONTENT_LEN_MAX && len <= inline_left {
-                inline_left -= len;
-                continue;
-            }
-            contents.push(std::mem::take(bytes));
-            change.content = Content::Streamed { size_bytes: len as u64 };
-        }
+        let contents = take_large(&mut commit);
         let attachment = Attachment { contents: &contents, descriptor: None };
         match self.exchange(&Request::Commit(commit), attachment)?.0 {
             Reply::Committed(committed) => Ok(committed),
@@ -201,13 +207,7 @@ impl Client {
     ///
     /// An ID is drawn where it has none, so that asking again over a lost connection is answered with the same grant.
     pub fn lock(&mut self, lock: &Lock, pidfd: Option<BorrowedFd<'_>>) -> Result<Grant, Failure> {
-        let mut lock = lock.clone();
-        if lock.id.is_none() {
-            let mut random = [0; 16];
-            getrandom::fill(&mut random)
-                .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
-            lock.id = Some(LockId::from_random(random));
-        }
+        let lock = with_id(lock)?;
         let attachment = Attachment { contents: &[], descriptor: pidfd };
         match self.exchange(&Request::Lock(lock), attachment)?.0 {
             Reply::Granted(grant) => Ok(grant),
@@ -268,7 +268,7 @@ impl Client {
         Ok(())
     }
 
-    fn notice(&mut self, notice: Notice) {
+    pub(crate) fn notice(&mut self, notice: Notice) {
         if let Some(handler) = &mut self.handler {
             handler(&notice);
         }
@@ -289,13 +289,71 @@ impl Client {
     }
 }
 
+/// What the asynchronous face needs of a session besides.
+#[cfg(feature = "tokio")]
+impl Client {
+    /// The open connection, for another to read and write.
+    pub(crate) fn take_connection(&mut self) -> Option<crate::connection::Connection> {
+        match std::mem::replace(&mut self.link, Link::down()) {
+            Link::Up { connection, .. } => Some(connection),
+            Link::Down { .. } => None,
+        }
+    }
+
+    /// Whether a session lock would be lost with the session.
+    pub(crate) fn holds_locks(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The session cannot be resumed: what it held is lost.
+    pub(crate) fn lose_held(&mut self, why: &str) {
+        for id in std::mem::take(&mut self.held) {
+            self.notice(Notice::LockLost { id, why: why.to_owned() });
+        }
+    }
+
+    /// Drops what [`Client::poll_notices`] would give: its handler was told.
+    pub(crate) fn forget_notices(&mut self) {
+        self.kept.clear();
+    }
+}
+
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client").field("socket", &self.socket).field("session", &self.session()).finish_non_exhaustive()
     }
 }
 
-fn unexpected(reply: &Reply) -> Failure {
+/// Takes the contents out of a commit that are streamed after its frame, and announces them in their places.
+pub(crate) fn take_large(commit: &mut Commit) -> Vec<Bytes> {
+    let mut inline_left = INLINE_LEN_SUM_MAX;
+    let mut contents = Vec::new();
+    for change in &mut commit.changes {
+        let Content::Inline(bytes) = &mut change.content else { continue };
+        let len = bytes.0.len();
+        if len <= INLINE_CONTENT_LEN_MAX && len <= inline_left {
+            inline_left -= len;
+            continue;
+        }
+        contents.push(std::mem::take(bytes));
+        change.content = Content::Streamed { size_bytes: len as u64 };
+    }
+    contents
+}
+
+/// The lock request with an ID, drawn where it has none.
+pub(crate) fn with_id(lock: &Lock) -> Result<Lock, Failure> {
+    let mut lock = lock.clone();
+    if lock.id.is_none() {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
+        lock.id = Some(LockId::from_random(random));
+    }
+    Ok(lock)
+}
+
+pub(crate) fn unexpected(reply: &Reply) -> Failure {
     let debug = format!("{reply:?}");
     let name = debug.split(['(', ' ', '{']).next().unwrap_or_default();
     Failure::new(FailureKind::Protocol, format!("the daemon answered with {name}, which does not fit the request"))

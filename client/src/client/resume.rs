@@ -69,11 +69,8 @@ impl Client {
         };
         let mut last = None;
         while Instant::now() < deadline {
-            let connection = begun.take().map_or_else(|| self.open_again(), Ok);
-            let attempt = connection.and_then(|connection| await_welcome(connection, deadline));
-            match attempt {
-                Ok((connection, welcome)) => {
-                    self.link = Link::up(connection);
+            match self.try_again(begun.take(), deadline) {
+                Ok(welcome) => {
                     bound.resumed(lost_at.elapsed());
                     return self.welcomed(welcome).map_err(Broken::Refused);
                 }
@@ -88,8 +85,16 @@ impl Client {
         Err(Broken::Refused(Failure { kind: FailureKind::Unavailable, ..failure }))
     }
 
+    /// One attempt to resume; the caller takes note of the welcome.
+    pub(crate) fn try_again(&mut self, begun: Option<Connection>, deadline: Instant) -> Result<Welcome, Broken> {
+        let connection = begun.map_or_else(|| self.open_again(), Ok)?;
+        let (connection, welcome) = await_welcome(connection, deadline)?;
+        self.link = Link::up(connection);
+        Ok(welcome)
+    }
+
     /// One attempt to connect where this session was, starting the daemon again where it may be.
-    pub(super) fn open_again(&self) -> Result<Connection, Broken> {
+    fn open_again(&self) -> Result<Connection, Broken> {
         match Connection::open(&self.socket, &self.hello) {
             Err(Broken::Lost(error))
                 if discover::nobody_listens(&error) && discover::may_start(&self.options, &self.socket) =>
@@ -134,7 +139,7 @@ impl Client {
     }
 
     /// Takes note of a handshake after the first one.
-    pub(super) fn welcomed(&mut self, welcome: Welcome) -> Result<(), Failure> {
+    pub(crate) fn welcomed(&mut self, welcome: Welcome) -> Result<(), Failure> {
         if welcome.repository != self.welcome.repository {
             self.link = Link::down();
             return Err(Failure::new(
@@ -142,6 +147,12 @@ impl Client {
                 format!("another repository answers at {} now: {}", self.socket.display(), welcome.repository),
             ));
         }
+        if let Err(failure) = self.witness.check(&welcome, &self.socket) {
+            self.link = Link::down();
+            return Err(failure);
+        }
+        self.witness.welcomed(&welcome);
+        self.hello.pin = self.witness.seq();
         self.passing = Passing::new();
         let resumed = welcome.resumed;
         self.welcome = welcome;
@@ -167,6 +178,6 @@ pub(super) fn await_welcome(mut connection: Connection, deadline: Instant) -> Re
 }
 
 /// Whether the daemon will say something else in a moment.
-pub(super) fn is_passing(failure: &Failure) -> bool {
+pub(crate) fn is_passing(failure: &Failure) -> bool {
     failure.kind == FailureKind::Unavailable
 }

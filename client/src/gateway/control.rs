@@ -47,6 +47,8 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
     /// The program as it calls itself in the audit log.
     pub exe: Option<String>,
+    /// Where is kept what was seen of journals.
+    pub pins: Option<PathBuf>,
     /// Lets the child in.
     pub credential: Credential,
     /// The state of this run.
@@ -67,6 +69,8 @@ impl Settings {
             autostart: self.autostart,
             state_dir: self.state_dir.clone(),
             exe: self.exe.clone(),
+            pins: self.pins.clone(),
+            accept_rollback: false,
         }
     }
 }
@@ -199,6 +203,7 @@ mod tests {
             autostart: false,
             state_dir: None,
             exe: None,
+            pins: None,
             credential,
             state: StateName::parse("prod").unwrap(),
             under: None,

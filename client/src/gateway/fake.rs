@@ -191,6 +191,7 @@ impl Backend for Fake {
             versions.push((info, bytes));
         }
         Ok(Committed {
+            head: None,
             seq: None,
             states: vec![CommittedState { state: change.state.clone(), version, changed: !same }],
         })

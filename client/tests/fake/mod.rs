@@ -12,7 +12,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use stated_client::ConnectOptions;
 use stated_shared::limits::FRAME_LEN_MAX;
 use stated_shared::wire::{
-    ClientFrame, ClientHello, Preamble, ServerFrame, ServerHello, Welcome, body_len, decode, encode,
+    ClientFrame, ClientHello, Pinned, Preamble, ServerFrame, ServerHello, Welcome, body_len, decode, encode,
 };
 use stated_shared::{
     Actor, Digest, Epoch, Failure, Fence, Grant, Lock, LockId, Notice, Reply, RepositoryId, Request, Seq, SessionId,
@@ -49,7 +49,7 @@ impl Fake {
 }
 
 pub fn options(socket: &Path) -> ConnectOptions {
-    ConnectOptions { socket: Some(socket.to_owned()), autostart: false, state_dir: None, exe: Some("test".into()) }
+    ConnectOptions { socket: Some(socket.to_owned()), exe: Some("test".into()), ..ConnectOptions::default() }
 }
 
 /// One accepted connection, its handshake done.
@@ -65,15 +65,19 @@ impl Peer {
         Self::accept_as(listener, Ok(welcome()))
     }
 
-    pub fn accept_as(listener: &UnixListener, answer: ServerHello) -> Self {
+    /// A record that the client saw before is there still, unless the answer says otherwise.
+    pub fn accept_as(listener: &UnixListener, mut answer: ServerHello) -> Self {
         let (mut stream, _) = listener.accept().unwrap();
         let mut preamble = [0; Preamble::LEN];
         stream.read_exact(&mut preamble).unwrap();
         assert_eq!(Preamble::decode(&preamble), Some(Preamble::OURS));
         stream.write_all(&Preamble::OURS.encode()).unwrap();
-        let hello = ClientHello { session: SessionId([0; 16]), exe: None, features: Vec::new() };
+        let hello = ClientHello { session: SessionId([0; 16]), exe: None, features: Vec::new(), pin: None };
         let mut peer = Self { hello, stream, inbox: Vec::new(), descriptors: Vec::new() };
         peer.hello = decode(&peer.body().expect("a hello")).unwrap();
+        if let (Some(_), Ok(welcome @ Welcome { pinned: Pinned::Unasked, .. })) = (peer.hello.pin, &mut answer) {
+            welcome.pinned = Pinned::At(Digest::ZERO);
+        }
         peer.stream.write_all(&encode(&answer).unwrap()).unwrap();
         peer
     }
@@ -162,6 +166,7 @@ pub fn welcome() -> Welcome {
         head: Digest::ZERO,
         resumed: false,
         features: Vec::new(),
+        pinned: Pinned::Unasked,
     }
 }
 

@@ -183,7 +183,7 @@ impl Kept {
         version.labels = commit.labels;
         let state = CommittedState { state: change.state.clone(), version: version.version, changed: true };
         versions.push((version, bytes.0.clone()));
-        Ok(Reply::Committed(Committed { seq: None, states: vec![state] }))
+        Ok(Reply::Committed(Committed { seq: None, states: vec![state], head: None }))
     }
 
     fn lock(&mut self, lock: Lock, pidfd: OwnedFd) -> Result<Reply, Failure> {

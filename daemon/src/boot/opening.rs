@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use stated_shared::{Failure, FailureKind, RepositoryId, Seq};
 
-use super::{chain, open_failure, storage};
+use super::failure::{chain, open_failure, storage};
 use crate::disk::Disk;
 use crate::engine::{self, Replay, Snapshots};
 use crate::journal::{Ended, Journal, LocalJournal, LocalSnapshots, Loss, Mark, OpenError, OpenMode};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
-use stated_shared::wire::Welcome;
+use stated_shared::wire::{Pinned, Welcome};
 use stated_shared::{
     AuditFilter, ChangePage, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Part, Reply, Request, Selector,
     Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
@@ -278,8 +278,18 @@ impl Engine {
 }
 
 impl Service for Engine {
-    fn welcome(&self, resumed: bool) -> Welcome {
+    fn welcome(&self, resumed: bool, pin: Option<Seq>) -> Welcome {
         let (seq, head) = self.shared.watermark.get();
+        let pinned = match pin {
+            None => Pinned::Unasked,
+            Some(pin) if pin > seq => Pinned::Beyond,
+            Some(pin) if pin == seq => Pinned::At(head),
+            // Of the header alone, which is short and lies in the page cache or nearly so.
+            Some(pin) => match self.shared.store.reader.mac(pin) {
+                Ok(mac) => Pinned::At(mac),
+                Err(error) => Pinned::Unreadable(error.to_string()),
+            },
+        };
         Welcome {
             version: self.shared.facts.version.clone(),
             repository: self.shared.store.vault.repository(),
@@ -288,6 +298,7 @@ impl Service for Engine {
             head,
             resumed,
             features: Vec::new(),
+            pinned,
         }
     }
 

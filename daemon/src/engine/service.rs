@@ -53,8 +53,8 @@ pub struct FetchedContent {
 ///
 /// Every future may be dropped at any await: then what it asked for was either done or never begun.
 pub trait Service: Clone + Send + Sync + 'static {
-    /// What the daemon says of itself to a session that was opened.
-    fn welcome(&self, resumed: bool) -> Welcome;
+    /// What the daemon says of itself to a session that was opened, and of the record that the client pinned.
+    fn welcome(&self, resumed: bool, pin: Option<Seq>) -> Welcome;
 
     /// Where contents take their room.
     fn budget(&self) -> &ContentBudget;

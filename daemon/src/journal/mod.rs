@@ -145,6 +145,11 @@ pub trait Reader: Send + Sync {
     /// The record of this number.
     fn record(&self, seq: Seq) -> Result<Record, ReadError>;
 
+    /// The chain's MAC at the record of this number; the record itself is not read.
+    fn mac(&self, seq: Seq) -> Result<Digest, ReadError> {
+        self.record(seq).map(|record| record.mac)
+    }
+
     /// Where the record lies, for a message about its damage: file relative to the directory, byte offset.
     fn place(&self, seq: Seq) -> (String, u64);
 

@@ -217,6 +217,7 @@ pub fn steady_reads<S: Store>() {
         let reading = scope.spawn(|| {
             for seq in (1..=10).cycle().take(200) {
                 assert_eq!(reader.record(Seq(seq)).unwrap(), batch(seq));
+                assert_eq!(reader.mac(Seq(seq)).unwrap(), batch(seq).mac);
             }
         });
         for seq in 11..=40 {
@@ -228,6 +229,7 @@ pub fn steady_reads<S: Store>() {
     });
     assert!(matches!(reader.record(Seq(41)), Err(ReadError::Missing(_))));
     assert!(matches!(reader.record(Seq(0)), Err(ReadError::Missing(_))));
+    assert!(matches!(reader.mac(Seq(41)), Err(ReadError::Missing(_))));
     assert!(reader.len_bytes() >= (1..=40).map(|seq| batch(seq).sealed.len() as u64).sum());
     assert_ne!(reader.place(Seq(1)), reader.place(Seq(2)));
 }

@@ -55,8 +55,11 @@ impl Machine {
                     version: *version,
                     changed: false,
                 });
-                let reply =
-                    Reply::Committed(stated_shared::Committed { seq: Some(seq), states: new.chain(old).collect() });
+                let reply = Reply::Committed(stated_shared::Committed {
+                    seq: Some(seq),
+                    states: new.chain(old).collect(),
+                    head: None,
+                });
                 self.answers.put(session, uid, committed.number, Answer::Reply(reply));
             }
             What::LeaseGranted(lease) => {

@@ -81,7 +81,7 @@ impl Machine {
                 .into_iter()
                 .map(|(state, version)| stated_shared::CommittedState { state, version, changed: false })
                 .collect();
-            let reply = stated_shared::Reply::Committed(stated_shared::Committed { seq: None, states });
+            let reply = stated_shared::Reply::Committed(stated_shared::Committed { seq: None, states, head: None });
             return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(reply) });
         }
         let what = What::Committed(Committed {

@@ -392,7 +392,7 @@ impl Given {
             Self::Committed(seq, states) => {
                 let state = |(state, version, changed)| CommittedState { state, version, changed };
                 let states = states.into_iter().map(state).collect();
-                Answer::Reply(Reply::Committed(stated_shared::Committed { seq, states }))
+                Answer::Reply(Reply::Committed(stated_shared::Committed { seq, head: None, states }))
             }
             Self::Broken(rows) => {
                 let row = |row: BrokenName| {

@@ -74,7 +74,7 @@ pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer
         }
         Err(error) => return tracing::info!(uid, pid, %error, "refused"),
     };
-    let session = hello.session;
+    let (session, pin) = (hello.session, hello.pin);
     let actor = door.actor(&peer, hello).await;
     let place = match admission {
         Admission::Admitted(place) => place,
@@ -96,7 +96,7 @@ pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer
             return part(&outbox, &mut reader).await;
         }
     };
-    outbox.release(server_hello(&Ok(door.service.welcome(opened.resumed))));
+    outbox.release(server_hello(&Ok(door.service.welcome(opened.resumed, pin))));
     tracing::debug!(uid, pid, %session, resumed = opened.resumed, "connected");
     let writer = door.tasks.spawn({
         let outbox = Arc::clone(&outbox);

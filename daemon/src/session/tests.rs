@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use stated_shared::wire::{ClientFrame, ClientHello, Preamble, ServerFrame, ServerHello, Welcome, decode, encode};
+use stated_shared::wire::{
+    ClientFrame, ClientHello, Pinned, Preamble, ServerFrame, ServerHello, Welcome, decode, encode,
+};
 use stated_shared::{
     Actor, Bytes, Change, ChangePage, Commit, Content, ContentInfo, Digest, Epoch, Expect, Failure, FailureKind,
     Notice, Reply, RepositoryId, Request, Selector, Seq, SerialRule, SessionId, StateName, Timestamp, Version,
@@ -80,7 +82,7 @@ fn content(len: usize) -> Vec<u8> {
 }
 
 impl Service for Engine {
-    fn welcome(&self, resumed: bool) -> Welcome {
+    fn welcome(&self, resumed: bool, pin: Option<Seq>) -> Welcome {
         Welcome {
             version: "0".to_owned(),
             repository: RepositoryId([0; 16]),
@@ -89,6 +91,7 @@ impl Service for Engine {
             head: Digest::ZERO,
             resumed,
             features: vec![],
+            pinned: if pin == Some(Seq(7)) { Pinned::Beyond } else { Pinned::Unasked },
         }
     }
 
@@ -215,7 +218,12 @@ impl Client {
     }
 
     async fn hello(&mut self, session: u8) -> ServerHello {
-        let hello = ClientHello { session: SessionId([session; 16]), exe: Some("e\n".to_owned()), features: vec![] };
+        let hello = ClientHello {
+            session: SessionId([session; 16]),
+            exe: Some("e\n".to_owned()),
+            features: vec![],
+            pin: Some(Seq(7)),
+        };
         self.write(&Preamble::OURS.encode()).await;
         self.write(&encode(&hello).unwrap()).await;
         let mut preamble = [0; Preamble::LEN];

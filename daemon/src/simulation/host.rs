@@ -15,9 +15,9 @@ use crate::disk::sim::{Random, SimDisk};
 use crate::engine::{
     Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, Snapshots, StartError, Stepped, Submission,
 };
-use crate::host::{BootId, Clock, GrantTable, Held, seeded};
+use crate::host::{BootId, Clock, GrantTable, Held, SecretSource, seeded};
 use crate::journal::{Ended, OpenMode, Presence, presence};
-use crate::vault::{Identities, create_identity, load_identities};
+use crate::vault::{Identities, create_identity};
 
 /// Begins a new log file far more often than a daemon does.
 const SEGMENT_LEN: u64 = 24 << 10;
@@ -74,12 +74,15 @@ impl Host {
         let beside = tempfile::tempdir().unwrap();
         let identity = beside.path().join("identity");
         create_identity(&identity, Timestamp(0)).unwrap();
-        let identities = load_identities(&identity).unwrap();
+        let identities = Identities::parse(&std::fs::read(&identity).unwrap(), || Err(std::fmt::Error)).unwrap();
         let settings = Settings {
             state_dir: PathBuf::from("/state"),
             socket: beside.path().join("socket"),
-            identity,
+            config: beside.path().join("config.toml"),
+            identity: SecretSource::File(identity),
             identity_is_configured: true,
+            passphrase: None,
+            credentials_dir: None,
             recipients: Vec::new(),
             content_memory_bytes: 1 << 30,
             accept_loss: None,
@@ -112,7 +115,7 @@ impl Host {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let recipients = self.identities.recipients();
         let opened = presence(&*disk, &self.settings.state_dir)
-            .map_err(boot::open_failure)
+            .map_err(boot::failure::open_failure)
             .and_then(|there| match there {
                 Presence::Present(_) => Ok(()),
                 Presence::Absent => {

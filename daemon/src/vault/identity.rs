@@ -1,63 +1,131 @@
-//! Users' keys: age identity files as `age-keygen` writes them, and `age1…` recipients.
+//! Users' keys: age identity files, also behind a passphrase, and OpenSSH private keys.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use age::secrecy::ExposeSecret;
-use age::x25519;
+use age::armor::ArmoredReader;
+use age::secrecy::{ExposeSecret, SecretString};
+use age::ssh::UnsupportedKey;
+use age::{DecryptError, Decryptor, scrypt, ssh, x25519};
 use stated_shared::Timestamp;
 use zeroize::Zeroizing;
 
-use super::IDENTITY_FILE_LEN_MAX;
+use super::recipient::{Recipient, RecipientError};
+use super::seal::has_header;
+use super::{IDENTITY_LEN_MAX, PASSPHRASE_LEN_MAX};
 
-/// Someone that data can be sealed to: an `age1…` public key.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Recipient(pub(super) x25519::Recipient);
+/// The largest work factor of a passphrase that is accepted: 2^22 takes 4 GiB of memory. Stock `age` has the same.
+const SCRYPT_WORK_FACTOR_MAX: u8 = 22;
 
-/// A text that is no recipient of a kind that is supported.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected an age X25519 recipient (age1…)")]
-pub struct RecipientError;
+const AGE_MAGIC: &[u8] = b"age-encryption.org/v1\n";
+const ARMOR_BEGIN: &[u8] = b"-----BEGIN AGE ENCRYPTED FILE-----";
+const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 
-impl FromStr for Recipient {
-    type Err = RecipientError;
-    fn from_str(text: &str) -> Result<Self, RecipientError> {
-        let parsed: x25519::Recipient = text.parse().map_err(|_| RecipientError)?;
-        // Bech32 has an upper-case spelling too; a recipient has one here, so that lists compare by text.
-        if parsed.to_string() == text { Ok(Self(parsed)) } else { Err(RecipientError) }
-    }
-}
-
-impl fmt::Display for Recipient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for Recipient {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Recipient({})", self.0)
-    }
-}
-
-/// The secret keys of one identity file. `Debug` shows how many, never what.
+/// The secret keys of one user. `Debug` shows how many, never what.
 pub struct Identities {
-    pub(super) keys: Vec<x25519::Identity>,
+    keys: Vec<Key>,
+}
+
+struct Key {
+    secret: Secret,
+    recipient: Recipient,
+}
+
+enum Secret {
+    X25519(x25519::Identity),
+    Ssh(ssh::Identity),
+}
+
+/// A passphrase; wiped when dropped. `Debug` hides it.
+#[derive(Debug)]
+pub struct Passphrase(SecretString);
+
+impl Passphrase {
+    /// Takes the first line of a text; `None` where that is empty, not UTF-8, or over [`PASSPHRASE_LEN_MAX`].
+    #[must_use]
+    pub fn first_line(text: &[u8]) -> Option<Self> {
+        let line = text.split(|&byte| byte == b'\n').next()?;
+        let line = std::str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line)).ok()?;
+        // Exactly as long as it will be: shrinking or growing it would leave a copy behind.
+        let mut owned = String::with_capacity(line.len());
+        owned.push_str(line);
+        let fits = !line.is_empty() && line.len() as u64 <= PASSPHRASE_LEN_MAX;
+        fits.then(|| Self(SecretString::from(owned)))
+    }
+}
+
+/// Why a text is no identity that can be used; all of these are configuration (exit 78).
+///
+/// `E` is why a passphrase could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError<E: std::error::Error + 'static> {
+    /// It holds comments at most.
+    #[error("it holds no key")]
+    Empty,
+    /// It is longer than [`IDENTITY_LEN_MAX`].
+    #[error("it is longer than {IDENTITY_LEN_MAX} bytes")]
+    TooLong,
+    /// A line is neither a comment nor an X25519 secret key: a plugin's, say.
+    #[error("line {line} is no AGE-SECRET-KEY-1 key")]
+    Line {
+        /// Which line, from 1; its text may be a secret.
+        line: usize,
+    },
+    /// A private key that is not one of OpenSSH's that age knows.
+    #[error("{0}")]
+    Ssh(String),
+    /// An SSH key that nothing may be sealed to.
+    #[error(transparent)]
+    Recipient(#[from] RecipientError),
+    /// It is behind a passphrase, and none could be had.
+    #[error("it is behind a passphrase")]
+    Passphrase(#[source] E),
+    /// The passphrase does not fit, or the file is damaged: these look the same.
+    #[error("the passphrase does not open it")]
+    WrongPassphrase,
+    /// Trying the passphrase would take too much memory and time.
+    #[error("its passphrase has the work factor {0}, and {SCRYPT_WORK_FACTOR_MAX} is the most")]
+    ExcessiveWork(u8),
+    /// It is an age file, and not one behind a passphrase.
+    #[error("it is an age file that is not sealed to a passphrase, or a damaged one")]
+    Sealed,
 }
 
 impl Identities {
+    /// Reads an age identity file, one that `age -p` sealed, or an OpenSSH private key.
+    ///
+    /// `passphrase` is asked once, and only where one is needed.
+    pub fn parse<E: std::error::Error + 'static>(
+        text: &[u8],
+        passphrase: impl FnOnce() -> Result<Passphrase, E>,
+    ) -> Result<Self, IdentityError<E>> {
+        if text.len() as u64 > IDENTITY_LEN_MAX {
+            return Err(IdentityError::TooLong);
+        }
+        let keys = if text.starts_with(AGE_MAGIC) || text.starts_with(ARMOR_BEGIN) {
+            lines(&unsealed(text, passphrase)?)?
+        } else if text.starts_with(PEM_BEGIN) {
+            vec![ssh_key(text, passphrase)?]
+        } else {
+            lines(text)?
+        };
+        if keys.is_empty() { Err(IdentityError::Empty) } else { Ok(Self { keys }) }
+    }
+
     /// Who data must be sealed to for these keys to open it.
     pub fn recipients(&self) -> Vec<Recipient> {
-        self.keys.iter().map(|key| Recipient(key.to_public())).collect()
+        self.keys.iter().map(|key| key.recipient.clone()).collect()
     }
 
     pub(super) fn as_dyn(&self) -> impl Iterator<Item = &dyn age::Identity> {
-        self.keys.iter().map(|key| key as &dyn age::Identity)
+        self.keys.iter().map(|key| match &key.secret {
+            Secret::X25519(secret) => secret as &dyn age::Identity,
+            Secret::Ssh(secret) => secret,
+        })
     }
 }
 
@@ -65,6 +133,76 @@ impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Identities({} hidden)", self.keys.len())
     }
+}
+
+/// The keys of an identity file as `age-keygen` writes it.
+fn lines<E: std::error::Error>(text: &[u8]) -> Result<Vec<Key>, IdentityError<E>> {
+    let mut keys = Vec::new();
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() || line[0] == b'#' {
+            continue;
+        }
+        let key = std::str::from_utf8(line).ok().and_then(|line| line.parse::<x25519::Identity>().ok());
+        let key = key.ok_or(IdentityError::Line { line: index + 1 })?;
+        keys.push(Key { recipient: Recipient::of_x25519(key.to_public()), secret: Secret::X25519(key) });
+    }
+    Ok(keys)
+}
+
+/// The identity file in one that `age -p` sealed.
+fn unsealed<E: std::error::Error>(
+    text: &[u8],
+    passphrase: impl FnOnce() -> Result<Passphrase, E>,
+) -> Result<Zeroizing<Vec<u8>>, IdentityError<E>> {
+    let mut sealed = Vec::with_capacity(text.len());
+    ArmoredReader::new(text).read_to_end(&mut sealed).map_err(|_| IdentityError::Sealed)?;
+    if !has_header(&sealed) {
+        return Err(IdentityError::Sealed);
+    }
+    let decryptor = Decryptor::new_buffered(sealed.as_slice()).map_err(|_| IdentityError::Sealed)?;
+    if !decryptor.is_scrypt() {
+        return Err(IdentityError::Sealed);
+    }
+    let mut identity = scrypt::Identity::new(passphrase().map_err(IdentityError::Passphrase)?.0);
+    identity.set_max_work_factor(SCRYPT_WORK_FACTOR_MAX);
+    let identity: &dyn age::Identity = &identity;
+    let mut reader = decryptor.decrypt(std::iter::once(identity)).map_err(|error| match error {
+        DecryptError::ExcessiveWork { required, .. } => IdentityError::ExcessiveWork(required),
+        _ => IdentityError::WrongPassphrase,
+    })?;
+    // Never longer than what is sealed, so no outgrown copy of the secret is left behind.
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(sealed.len()));
+    reader.read_to_end(&mut plaintext).map_err(|_| IdentityError::WrongPassphrase)?;
+    Ok(plaintext)
+}
+
+fn ssh_key<E: std::error::Error>(
+    text: &[u8],
+    passphrase: impl FnOnce() -> Result<Passphrase, E>,
+) -> Result<Key, IdentityError<E>> {
+    let unknown = || IdentityError::Ssh("it is no OpenSSH private key that age could use".to_owned());
+    let parsed = ssh::Identity::from_buffer(text, None).map_err(|_| unknown())?;
+    let secret = match parsed {
+        ssh::Identity::Unencrypted(_) => parsed,
+        ssh::Identity::Encrypted(key) => {
+            let passphrase = passphrase().map_err(IdentityError::Passphrase)?;
+            key.decrypt(passphrase.0).map_err(|_| IdentityError::WrongPassphrase)?.into()
+        }
+        ssh::Identity::Unsupported(key) => {
+            return Err(match key {
+                UnsupportedKey::EncryptedPem => {
+                    IdentityError::Ssh("it is in the old PEM format; ssh-keygen -p converts it".to_owned())
+                }
+                UnsupportedKey::EncryptedSsh(cipher) => {
+                    IdentityError::Ssh(format!("it is encrypted by {cipher}; ssh-keygen -p converts it"))
+                }
+                UnsupportedKey::Hardware(kind) | UnsupportedKey::Type(kind) => RecipientError::SshKind(kind).into(),
+            });
+        }
+    };
+    let recipient = ssh::Recipient::try_from(secret.clone()).map_err(|_| unknown())?;
+    Ok(Key { recipient: Recipient::of_ssh(&recipient)?, secret: Secret::Ssh(secret) })
 }
 
 /// Why an identity file could not be made.
@@ -77,41 +215,6 @@ pub enum CreateIdentityError {
     #[error("cannot write {}", path.display())]
     Io {
         /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// Why an identity file could not be used; all of these are configuration (exit 78).
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// There is no such file.
-    #[error("{} is missing", .0.display())]
-    Missing(PathBuf),
-    /// Group or others have rights on it.
-    #[error("{} has mode {mode:04o}: others may read or change it (chmod 600)", path.display())]
-    Exposed {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// It holds comments at most.
-    #[error("{} holds no key", .0.display())]
-    Empty(PathBuf),
-    /// A line is neither a comment nor an X25519 secret key: a plugin's, an SSH key, or a file behind a passphrase.
-    #[error("{} holds something other than AGE-SECRET-KEY-1 keys on line {line}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// Which line, from 1; its text may be a secret.
-        line: usize,
-    },
-    /// The system refused.
-    #[error("cannot read {}", path.display())]
-    Io {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -136,33 +239,7 @@ pub fn create_identity(path: &Path, created: Timestamp) -> Result<Recipient, Cre
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed(path))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed(path))?;
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed(parent))?;
-    Ok(Recipient(key.to_public()))
-}
-
-/// Reads the keys of an age identity file.
-pub fn load_identities(path: &Path) -> Result<Identities, IdentityError> {
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => IdentityError::Missing(path.to_path_buf()),
-        _ => IdentityError::Io { path: path.to_path_buf(), source },
-    };
-    let file = File::open(path).map_err(failed)?;
-    // Of the open file, not of the path: what was judged is what is read.
-    let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::Exposed { path: path.to_path_buf(), mode });
-    }
-    let mut text = Zeroizing::new(Vec::with_capacity(4096));
-    file.take(IDENTITY_FILE_LEN_MAX).read_to_end(&mut text).map_err(failed)?;
-    let mut keys = Vec::new();
-    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() || line[0] == b'#' {
-            continue;
-        }
-        let key = std::str::from_utf8(line).ok().and_then(|line| line.parse().ok());
-        keys.push(key.ok_or_else(|| IdentityError::Unsupported { path: path.to_path_buf(), line: index + 1 })?);
-    }
-    if keys.is_empty() { Err(IdentityError::Empty(path.to_path_buf())) } else { Ok(Identities { keys }) }
+    Ok(Recipient::of_x25519(key.to_public()))
 }
 
 /// An identity file's text, as `age-keygen` writes it.
@@ -183,19 +260,41 @@ fn parent(path: &Path) -> &Path {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
+pub(super) mod tests {
+    use std::convert::Infallible;
+    use std::os::unix::fs::MetadataExt;
+
+    use age::Encryptor;
+    use age::armor::{ArmoredWriter, Format};
 
     use super::*;
 
     const CREATED: Timestamp = Timestamp(1_764_000_000_000);
 
-    fn written(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        (dir, path)
+    /// A new user's keys.
+    pub(crate) fn user() -> Identities {
+        read(identity_text(&x25519::Identity::generate(), CREATED).as_bytes()).unwrap()
+    }
+
+    fn read(text: &[u8]) -> Result<Identities, IdentityError<Infallible>> {
+        Identities::parse(text, || panic!("no passphrase is needed"))
+    }
+
+    fn read_with(text: &[u8], passphrase: &str) -> Result<Identities, IdentityError<Infallible>> {
+        Identities::parse(text, || Ok(Passphrase::first_line(passphrase.as_bytes()).unwrap()))
+    }
+
+    /// What `age -p` writes, with less work.
+    fn sealed(text: &[u8], passphrase: &str, work_factor: u8, format: Format) -> Vec<u8> {
+        let mut recipient = scrypt::Recipient::new(SecretString::from(passphrase.to_owned()));
+        recipient.set_work_factor(work_factor);
+        let recipient: &dyn age::Recipient = &recipient;
+        let mut sealed = Vec::new();
+        let armor = ArmoredWriter::wrap_output(&mut sealed, format).unwrap();
+        let mut writer = Encryptor::with_recipients(std::iter::once(recipient)).unwrap().wrap_output(armor).unwrap();
+        writer.write_all(text).unwrap();
+        writer.finish().unwrap().finish().unwrap();
+        sealed
     }
 
     #[test]
@@ -203,7 +302,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/key.txt");
         let recipient = create_identity(&path, CREATED).unwrap();
-        assert_eq!(load_identities(&path).unwrap().recipients(), std::slice::from_ref(&recipient));
+        assert_eq!(read(&fs::read(&path).unwrap()).unwrap().recipients(), std::slice::from_ref(&recipient));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
         let text = fs::read_to_string(&path).unwrap();
@@ -212,39 +311,79 @@ mod tests {
 
     #[test]
     fn a_key_is_never_overwritten() {
-        let (_dir, path) = written("precious", 0o600);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        fs::write(&path, "precious").unwrap();
         assert!(matches!(create_identity(&path, CREATED), Err(CreateIdentityError::Exists(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[test]
-    fn each_unusable_file_has_its_own_error() {
-        let key = identity_text(&x25519::Identity::generate(), CREATED);
-        assert!(matches!(load_identities(Path::new("/nonexistent/key")), Err(IdentityError::Missing(_))));
-        for mode in [0o640, 0o604, 0o620] {
-            let (_dir, path) = written(&key, mode);
-            assert!(matches!(load_identities(&path), Err(IdentityError::Exposed { mode: m, .. }) if m == mode));
+    fn each_unusable_text_has_its_own_error() {
+        assert!(matches!(read(b"# only words\n\n"), Err(IdentityError::Empty)));
+        for line in ["AGE-PLUGIN-YUBIKEY-1QQQQ", "age-encryption.org/v2", "AGE-SECRET-KEY-1QQQ"] {
+            let text = format!("# words\n{line}\n");
+            assert!(matches!(read(text.as_bytes()), Err(IdentityError::Line { line: 2 })), "{line}");
         }
-        let (_dir, path) = written("# only words\n\n", 0o600);
-        assert!(matches!(load_identities(&path), Err(IdentityError::Empty(_))));
-        for line in ["AGE-PLUGIN-YUBIKEY-1QQQQ", "age-encryption.org/v1", "AGE-SECRET-KEY-1QQQ"] {
-            let (_dir, path) = written(&format!("# words\n{line}\n"), 0o600);
-            assert!(matches!(load_identities(&path), Err(IdentityError::Unsupported { line: 2, .. })), "{line}");
+        assert!(matches!(read(&vec![b'#'; IDENTITY_LEN_MAX as usize + 1]), Err(IdentityError::TooLong)));
+        for text in ["-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n", "-----BEGIN PRIVATE KEY-----\nAAAA\n"] {
+            assert!(matches!(read(text.as_bytes()), Err(IdentityError::Ssh(_))), "{text}");
         }
     }
 
     #[test]
-    fn a_recipient_has_one_spelling() {
-        let text = x25519::Identity::generate().to_public().to_string();
-        assert_eq!(text.parse::<Recipient>().unwrap().to_string(), text);
-        assert!(text.to_uppercase().parse::<Recipient>().is_err());
-        assert!("age1yubikey1qqqq".parse::<Recipient>().is_err());
-        assert!(text[..text.len() - 1].parse::<Recipient>().is_err());
+    fn an_identity_file_behind_a_passphrase_opens_by_it_alone() {
+        let key = x25519::Identity::generate();
+        let text = identity_text(&key, CREATED);
+        for format in [Format::Binary, Format::AsciiArmor] {
+            let sealed = sealed(text.as_bytes(), "open sesame", 4, format);
+            let opened = read_with(&sealed, "open sesame\r\nand a second line").unwrap();
+            assert_eq!(opened.recipients(), [Recipient::of_x25519(key.to_public())]);
+            assert!(matches!(read_with(&sealed, "open says me"), Err(IdentityError::WrongPassphrase)));
+            let none: Result<_, IdentityError<std::fmt::Error>> = Identities::parse(&sealed, || Err(std::fmt::Error));
+            assert!(matches!(none, Err(IdentityError::Passphrase(_))));
+            let cut = &sealed[..sealed.len() - 40];
+            assert!(matches!(
+                read_with(cut, "open sesame"),
+                Err(IdentityError::WrongPassphrase | IdentityError::Sealed)
+            ));
+        }
     }
 
     #[test]
-    fn debug_hides_the_keys() {
-        let identities = Identities { keys: vec![x25519::Identity::generate()] };
-        assert_eq!(format!("{identities:?}"), "Identities(1 hidden)");
+    fn a_file_cannot_ask_for_all_of_the_memory() {
+        let sealed = sealed(b"", "p", 4, Format::Binary);
+        let text = String::from_utf8_lossy(&sealed).replacen(" 4\n", " 23\n", 1);
+        let header = &text.as_bytes()[..text.find("\n--- ").unwrap() + 49];
+        let mut asked = header.to_vec();
+        asked.extend(&sealed[sealed.len() - 32..]);
+        assert!(
+            matches!(read_with(&asked, "p"), Err(IdentityError::ExcessiveWork(23))),
+            "{:?}",
+            read_with(&asked, "p")
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_sealed_to_a_key_is_no_identity() {
+        let recipient = user().recipients().remove(0);
+        let sealed = super::super::seal::seal_age(std::iter::once(recipient.as_dyn()), b"x").unwrap();
+        assert!(matches!(read(&sealed), Err(IdentityError::Sealed)));
+    }
+
+    #[test]
+    fn debug_hides_the_secrets() {
+        assert_eq!(format!("{:?}", user()), "Identities(1 hidden)");
+        let passphrase = Passphrase::first_line(b"open sesame").unwrap();
+        assert!(!format!("{passphrase:?}").contains("sesame"));
+    }
+
+    #[test]
+    fn a_passphrase_is_one_line_and_whole() {
+        assert!(Passphrase::first_line(b"\nx").is_none());
+        assert!(Passphrase::first_line(b"\xff").is_none());
+        let longest = vec![b'x'; PASSPHRASE_LEN_MAX as usize];
+        assert!(Passphrase::first_line(&longest).is_some());
+        assert!(Passphrase::first_line(&[longest, b"x".to_vec()].concat()).is_none());
     }
 }

@@ -13,9 +13,10 @@ use age::x25519;
 use stated_shared::{Digest, Generation, RepositoryId, Timestamp};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::identity::{Identities, Recipient};
-use super::seal::{SealError, Unsealed, open_age, seal_age};
-use super::{KEYRING_FILE_LEN_MAX, RECIPIENTS_MAX, sha256};
+use super::identity::Identities;
+use super::recipient::{Recipient, addressees};
+use super::seal::{SealError, Unsealed, has_header, open_age, seal_age};
+use super::{AGE_HEADER_LEN_MAX, KEYRING_FILE_LEN_MAX, RECIPIENTS_MAX, sha256};
 use crate::disk::{Access, Disk};
 
 const TITLE: &str = "# stated keyring";
@@ -66,8 +67,13 @@ pub enum KeyringError {
     #[error("{} is missing", .0.display())]
     Missing(PathBuf),
     /// It is sealed to other keys (exit 78). One flipped byte in a recipient's stanza looks the same.
-    #[error("none of the given keys opens {}", .0.display())]
-    NotOurs(PathBuf),
+    #[error("none of the given keys opens {}", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// Whom it is sealed to, as far as its header says.
+        sealed_to: Vec<String>,
+    },
     /// It is not what was written (exit 74).
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
@@ -82,6 +88,9 @@ pub enum KeyringError {
     /// No recipient, or more than [`RECIPIENTS_MAX`].
     #[error("a keyring has 1 to {RECIPIENTS_MAX} recipients, not {0}")]
     Recipients(usize),
+    /// So many or so long recipients that the file could not be opened again; an RSA key takes five times the room.
+    #[error("{0} recipients of these kinds do not fit a keyring's header of {AGE_HEADER_LEN_MAX} bytes")]
+    HeaderTooLong(usize),
     /// The bytes could not be sealed.
     #[error("cannot seal a keyring")]
     Seal(#[from] SealError),
@@ -139,8 +148,11 @@ impl Keyring {
 
     /// Seals it to its recipients. Every call gives other bytes.
     pub fn seal(&self) -> Result<SealedKeyring, KeyringError> {
-        let recipients = self.recipients.iter().map(|recipient| &recipient.0 as &dyn age::Recipient);
-        let bytes = seal_age(recipients, self.text().as_bytes())?;
+        let bytes = seal_age(self.recipients.iter().map(Recipient::as_dyn), self.text().as_bytes())?;
+        // What would not open again is not written.
+        if !has_header(&bytes) {
+            return Err(KeyringError::HeaderTooLong(self.recipients.len()));
+        }
         let digest = sha256(&bytes);
         Ok(SealedKeyring { bytes, digest })
     }
@@ -162,7 +174,7 @@ impl Keyring {
         })?;
         let text =
             open_age(with.as_dyn(), &bytes, KEYRING_FILE_LEN_MAX as usize).map_err(|unsealed| match unsealed {
-                Unsealed::WrongKey => KeyringError::NotOurs(path.clone()),
+                Unsealed::WrongKey => KeyringError::NotOurs { path: path.clone(), sealed_to: addressees(&bytes) },
                 Unsealed::Damaged(what) => damaged(what),
             })?;
         let keyring = Self::parse(&text).ok_or_else(|| damaged("its text is not a keyring's".to_owned()))?;
@@ -177,7 +189,9 @@ impl Keyring {
         let chain_key = Zeroizing::new(Digest(*self.chain_key.0).to_string());
         let secret = self.identity.to_string();
         // Reserved in full, so that no outgrown copy of the secrets is left behind.
-        let mut text = Zeroizing::new(String::with_capacity(512 + 96 * self.recipients.len()));
+        let mut text = Zeroizing::new(String::with_capacity(
+            512 + self.recipients.iter().map(|r| r.to_string().len() + 16).sum::<usize>(),
+        ));
         text.push_str(&format!("{TITLE}\n# generation: {}\n# repository: {}\n", self.generation, self.repository));
         text.push_str("# chain key: ");
         text.push_str(&chain_key);
@@ -259,11 +273,12 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
 
+    use super::super::recipient;
     use super::*;
     use crate::disk::RealDisk;
 
     fn user() -> (Identities, Recipient) {
-        let identities = Identities { keys: vec![x25519::Identity::generate()] };
+        let identities = super::super::identity::tests::user();
         let recipient = identities.recipients().remove(0);
         (identities, recipient)
     }
@@ -286,7 +301,7 @@ mod tests {
             assert_eq!(*loaded.text(), *written.text());
             assert_eq!(loaded.recipients(), written.recipients());
         }
-        assert!(matches!(Keyring::load(&RealDisk, dir.path(), Generation(1), &eve), Err(KeyringError::NotOurs(_))));
+        assert!(matches!(Keyring::load(&RealDisk, dir.path(), Generation(1), &eve), Err(KeyringError::NotOurs { .. })));
         assert!(matches!(Keyring::load(&RealDisk, dir.path(), Generation(2), &alice), Err(KeyringError::Missing(_))));
         assert_eq!(fs::metadata(dir.path().join("1.age")).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
@@ -313,7 +328,7 @@ mod tests {
             bytes[at] ^= 1;
             fs::write(dir.path().join("1.age"), &bytes).unwrap();
             let error = Keyring::load(&RealDisk, dir.path(), Generation(1), &alice).unwrap_err();
-            assert!(matches!(error, KeyringError::Damaged { .. } | KeyringError::NotOurs(_)), "byte {at}: {error}");
+            assert!(matches!(error, KeyringError::Damaged { .. } | KeyringError::NotOurs { .. }), "byte {at}: {error}");
         }
         fs::write(dir.path().join("1.age"), &sealed.bytes[..sealed.bytes.len() - 1]).unwrap();
         let error = Keyring::load(&RealDisk, dir.path(), Generation(1), &alice).unwrap_err();
@@ -337,6 +352,25 @@ mod tests {
         assert!(Keyring::parse(format!("{}\n", *text).as_bytes()).is_none());
         assert!(Keyring::parse(text.replace("# generation: 1", "# generation: 01").as_bytes()).is_none());
         assert!(Keyring::parse(text.replace("# chain key", "# chain-key").as_bytes()).is_none());
+    }
+
+    #[test]
+    fn ssh_recipients_stand_in_it_in_one_spelling() {
+        let [ed25519, rsa] = [recipient::tests::ED25519, recipient::tests::RSA];
+        let keyring = keyring(vec![format!("{rsa} a comment").parse().unwrap(), ed25519.parse().unwrap(), user().1]);
+        let text = keyring.text();
+        assert!(text.contains(&format!("# sealed to: {ed25519}\n# sealed to: {rsa}\n")), "{}", *text);
+        assert_eq!(Keyring::parse(text.as_bytes()).unwrap().recipients(), keyring.recipients());
+        assert!(Keyring::parse(text.replace(ed25519, &format!("{ed25519} comment")).as_bytes()).is_none());
+    }
+
+    #[test]
+    fn a_keyring_that_would_not_open_again_is_not_sealed() {
+        let of_bits = |bits: usize| recipient::tests::rsa_of_bits(bits).parse::<Recipient>().unwrap();
+        // Lengths that differ make the keys differ.
+        let long = |count: usize| keyring((0..count).map(|index| of_bits(4096 - index)).collect()).seal();
+        assert!(matches!(long(30), Err(KeyringError::HeaderTooLong(30))));
+        assert!(long(20).is_ok());
     }
 
     #[test]

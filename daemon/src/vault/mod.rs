@@ -9,21 +9,23 @@
 mod chain;
 mod identity;
 mod keyring;
+mod recipient;
 mod seal;
 
 pub use chain::{same, sha256};
-pub use identity::{
-    CreateIdentityError, Identities, IdentityError, Recipient, RecipientError, create_identity, load_identities,
-};
+pub use identity::{CreateIdentityError, Identities, IdentityError, Passphrase, create_identity};
 #[cfg(fuzzing)]
 pub use keyring::fuzz_keyring;
 pub use keyring::{ChainKey, Keyring, KeyringError, SealedKeyring};
+pub use recipient::{Recipient, RecipientError};
 pub use seal::{SealError, Unsealed, Vault};
 
 /// Longest header of an age file that is parsed, in bytes: the parser takes quadratic time.
 pub const AGE_HEADER_LEN_MAX: usize = 16 << 10;
-/// Longest identity file that is read, in bytes.
-pub const IDENTITY_FILE_LEN_MAX: u64 = 64 << 10;
+/// Longest identity that is read, in bytes.
+pub const IDENTITY_LEN_MAX: u64 = 64 << 10;
+/// Longest passphrase that is read, with all that stands behind it, in bytes.
+pub const PASSPHRASE_LEN_MAX: u64 = 4 << 10;
 /// Longest keyring file that is read, in bytes.
 pub const KEYRING_FILE_LEN_MAX: u64 = 1 << 20;
 /// Recipients that one keyring may be sealed to; all their stanzas must fit [`AGE_HEADER_LEN_MAX`].

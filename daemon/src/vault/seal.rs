@@ -8,8 +8,8 @@ use age::{DecryptError, Decryptor, EncryptError, Encryptor, x25519};
 use stated_shared::{Digest, Generation, RepositoryId, Seq};
 use zeroize::Zeroizing;
 
-use super::identity::Recipient;
 use super::keyring::Keyring;
+use super::recipient::Recipient;
 use super::{AGE_HEADER_LEN_MAX, chain};
 
 /// What an age file takes besides its plaintext's chunks: header with grease, nonce. Reserved, not a bound.
@@ -129,6 +129,11 @@ fn seal_with(encryptor: Encryptor, plaintext: &[u8]) -> io::Result<Vec<u8>> {
     writer.finish()
 }
 
+/// Whether a header ends within [`AGE_HEADER_LEN_MAX`], so that it may be parsed.
+pub(super) fn has_header(sealed: &[u8]) -> bool {
+    sealed[..sealed.len().min(AGE_HEADER_LEN_MAX)].windows(5).any(|window| window == b"\n--- ")
+}
+
 /// Opens exactly one age file with the first of these identities that fits.
 pub(super) fn open_age<'a>(
     identities: impl Iterator<Item = &'a dyn age::Identity>,
@@ -136,8 +141,7 @@ pub(super) fn open_age<'a>(
     len_max: usize,
 ) -> Result<Zeroizing<Vec<u8>>, Unsealed> {
     let damaged = |what: &str| Unsealed::Damaged(what.to_owned());
-    let head = &sealed[..sealed.len().min(AGE_HEADER_LEN_MAX)];
-    if !head.windows(5).any(|window| window == b"\n--- ") {
+    if !has_header(sealed) {
         return Err(Unsealed::Damaged(format!("no age header within {AGE_HEADER_LEN_MAX} bytes")));
     }
     let decryptor = Decryptor::new_buffered(sealed).map_err(|_| damaged("its age header is malformed"))?;
@@ -170,7 +174,7 @@ mod tests {
     use super::*;
 
     fn vault() -> Vault {
-        let recipient = Recipient(x25519::Identity::generate().to_public());
+        let recipient = Recipient::of_x25519(x25519::Identity::generate().to_public());
         let key = ChainKey::new(&mut [9; 32]);
         let keyring = Keyring::new(Generation(1), RepositoryId([5; 16]), key, vec![recipient], Timestamp(0)).unwrap();
         let digest = keyring.seal().unwrap().digest;

@@ -12,7 +12,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [way, socket, name, count] = &args[..] else { panic!("usage: worker compare|lock SOCKET NAME COUNT") };
     let exe = Some("worker".to_owned());
-    let options = ConnectOptions { socket: Some(socket.into()), autostart: false, state_dir: None, exe };
+    let options = ConnectOptions { socket: Some(socket.into()), exe, ..ConnectOptions::default() };
     let mut client = Client::connect(&options).unwrap_or_else(|failure| panic!("{failure}"));
     let name = state(name);
     let increment = match way.as_str() {

@@ -20,7 +20,7 @@ fn shaken(host: &Host, random: &mut Random) -> UnixStream {
     stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let mut session = [0; 16];
     session.copy_from_slice(&random.bytes(16));
-    let hello = ClientHello { session: SessionId(session), exe: None, features: Vec::new() };
+    let hello = ClientHello { session: SessionId(session), exe: None, features: Vec::new(), pin: None };
     stream.write_all(&Preamble::OURS.encode()).expect("sent");
     stream.write_all(&encode(&hello).expect("a frame")).expect("sent");
     stream.read_exact(&mut [0; Preamble::LEN]).expect("a preamble");

@@ -230,7 +230,14 @@ impl Owner {
         }
         for told in batch.told {
             match told {
-                Told::Reply(outbox, number, result) => outbox.reply(number, result),
+                Told::Reply(outbox, number, mut result) => {
+                    if let Ok(Reply::Committed(committed)) = &mut result
+                        && committed.seq == Some(self.parts.journal.last())
+                    {
+                        committed.head = Some(self.parts.head);
+                    }
+                    outbox.reply(number, result);
+                }
                 Told::Notice(outbox, notice) => outbox.notice(notice),
                 Told::Run(run) => run(),
                 Told::Opened(session, done, opened) => {

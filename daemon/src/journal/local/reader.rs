@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use stated_shared::{RepositoryId, Seq};
+use stated_shared::{Digest, RepositoryId, Seq};
 
 use super::super::limits::SEGMENT_LEN_MAX;
 use super::super::{OpenError, ReadError, Reader, Record};
 use super::blobs;
 use super::format;
-use super::header::Header;
+use super::header::{HEADER_LEN_MAX, Header};
 use super::index::{Earlier, Indexed, offset};
 use super::segment::{LOG_DIR, NEXT_FILE, file_name, parse_file_name};
 use crate::disk::{Disk, DiskFile};
@@ -150,6 +150,20 @@ impl Reader for LocalReader {
         }
         bytes.drain(..header_len);
         Ok(Record { seq, mac: header.mac, sealed: bytes })
+    }
+
+    fn mac(&self, seq: Seq) -> Result<Digest, ReadError> {
+        let found = self.find(seq)?;
+        let file = Self::relative(found.first);
+        let mut bytes = vec![0; HEADER_LEN_MAX.min((found.end - found.at) as usize)];
+        let read = found.file.read_exact_at(&mut bytes, found.at);
+        match (read, Header::parse(&bytes)) {
+            (Ok(()), Some((header, _))) if header.seq == seq => Ok(header.mac),
+            (Err(source), _) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                Err(ReadError::Read { path: self.dir.join(&file), source })
+            }
+            _ => Err(ReadError::Damaged { file, offset_bytes: found.at, what: "no header of this record".to_owned() }),
+        }
     }
 
     fn place(&self, seq: Seq) -> (String, u64) {

@@ -1,0 +1,77 @@
+//! The key that opens the keyring: where it is, what it is behind, and what is said where it opens nothing.
+
+use stated_shared::{Failure, FailureKind};
+
+use super::failure::chain;
+use crate::config::Settings;
+use crate::host::{Clock, SecretError, SecretSource};
+use crate::vault::{IDENTITY_LEN_MAX, Identities, IdentityError, PASSPHRASE_LEN_MAX, Passphrase};
+
+/// The user's identities, from wherever the settings say.
+pub(super) fn identities(settings: &Settings, clock: &Clock) -> Result<Identities, Failure> {
+    let source = &settings.identity;
+    let text = secret(source, IDENTITY_LEN_MAX, settings, clock)
+        .map_err(|error| secret_failure(&error, settings, "identity"))?;
+    let parsed = Identities::parse(&text, || match &settings.passphrase {
+        None => Err(PassphraseError::NotGiven),
+        Some(source) => Passphrase::first_line(&secret(source, PASSPHRASE_LEN_MAX, settings, clock)?)
+            .ok_or_else(|| PassphraseError::Empty(source.clone())),
+    });
+    parsed.map_err(|error| {
+        let failure = Failure::new(FailureKind::Config, format!("{source}: {}", chain(&error)));
+        let config = settings.config.display();
+        match error {
+            IdentityError::Passphrase(PassphraseError::Secret(error)) => {
+                secret_failure(&error, settings, "passphrase_file")
+            }
+            IdentityError::Passphrase(_) => failure.hint(format!(
+                "name a file with STATED_PASSPHRASE_FILE or a command with STATED_PASSPHRASE_COMMAND, or set \
+                 passphrase_file or passphrase_command in {config}"
+            )),
+            IdentityError::WrongPassphrase => {
+                let from = settings.passphrase.as_ref().map(|from| format!(", which is {from}")).unwrap_or_default();
+                failure.hint(format!(
+                    "its first line must be the passphrase{from}; try it with: age -d, or ssh-keygen -y -f"
+                ))
+            }
+            _ => failure.hint("it must be an age identity, as age-keygen makes it, or an OpenSSH private key"),
+        }
+    })
+}
+
+/// Why the passphrase of a key could not be had.
+#[derive(Debug, thiserror::Error)]
+enum PassphraseError {
+    #[error("nothing says where that is")]
+    NotGiven,
+    #[error("{0} is empty, longer than one line of {PASSPHRASE_LEN_MAX} bytes, or no UTF-8")]
+    Empty(SecretSource),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+fn secret(
+    source: &SecretSource,
+    len_max: u64,
+    settings: &Settings,
+    clock: &Clock,
+) -> Result<zeroize::Zeroizing<Vec<u8>>, SecretError> {
+    source.read(len_max, settings.credentials_dir.as_deref(), clock)
+}
+
+/// `setting` is what names another file in the configuration.
+fn secret_failure(error: &SecretError, settings: &Settings, setting: &str) -> Failure {
+    let failure = Failure::new(FailureKind::Config, chain(error));
+    match error {
+        SecretError::Missing(_) if setting == "identity" => failure.hint(format!(
+            "put back the key that the keyring was sealed to, or name it: identity = \"…\" in {}",
+            settings.config.display()
+        )),
+        SecretError::Missing(_) => failure.hint(format!("name it: {setting} = \"…\" in {}", settings.config.display())),
+        SecretError::Exposed { path, .. } => failure.hint(format!("chmod 600 {}", path.display())),
+        SecretError::Io { .. } => failure.hint("it must be a file that this user may read"),
+        SecretError::Start { .. } | SecretError::Failed { .. } | SecretError::TooSlow { .. } => {
+            failure.hint("run it by hand with: sh -c; it gets no terminal, and prints the secret and nothing else")
+        }
+    }
+}
