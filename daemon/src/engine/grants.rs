@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use stated_shared::{LockId, Seq, SessionId};
-use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::owner::Command;
+use super::seat::WeakQueue;
 use crate::host::{GrantTable, GrantTableError, Process, Reopened};
 use crate::machine::{Grant, Link, Locks, Motion, Released, Tenure, Tie};
 
@@ -28,7 +28,7 @@ pub(super) struct GrantBook {
     released: VecDeque<LockId>,
     runtime: tokio::runtime::Handle,
     tracker: TaskTracker,
-    sender: mpsc::WeakSender<Command>,
+    queue: WeakQueue,
 }
 
 /// What the table holds of a grant that ended, in the grant's place: a repeated unlock is answered well after a restart
@@ -63,7 +63,7 @@ impl GrantBook {
         table: GrantTable,
         runtime: tokio::runtime::Handle,
         tracker: TaskTracker,
-        sender: mpsc::WeakSender<Command>,
+        queue: WeakQueue,
     ) -> Self {
         Self {
             table,
@@ -73,7 +73,7 @@ impl GrantBook {
             released: VecDeque::new(),
             runtime,
             tracker,
-            sender,
+            queue,
         }
     }
 
@@ -184,17 +184,14 @@ impl GrantBook {
     pub(super) fn watch(&mut self, id: LockId, process: Process) {
         self.watch_count += 1;
         let watch = self.watch_count;
-        let sender = self.sender.clone();
+        let queue = self.queue.clone();
         let told = id.clone();
         let task = async move {
             if let Err(error) = process.gone().await {
                 tracing::error!(lock = %told, %error, "cannot watch the process of a lock, so the lock stays until unlocked");
                 return;
             }
-            if let Some(sender) = sender.upgrade() {
-                // Nobody listens any more only when the daemon stops.
-                let _ = sender.send(Command::ProcessGone { id: told, watch }).await;
-            }
+            queue.send(Command::ProcessGone { id: told, watch }).await;
         };
         let task = self.tracker.spawn_on(task, &self.runtime);
         if let Some((_, old)) = self.watches.insert(id, (watch, task.abort_handle())) {
@@ -208,12 +205,10 @@ impl GrantBook {
     }
 
     fn watch_peer(&self, session: SessionId, process: Process) {
-        let sender = self.sender.clone();
+        let queue = self.queue.clone();
         let task = async move {
-            if process.gone().await.is_ok()
-                && let Some(sender) = sender.upgrade()
-            {
-                let _ = sender.send(Command::PeerGone { session }).await;
+            if process.gone().await.is_ok() {
+                queue.send(Command::PeerGone { session }).await;
             }
         };
         self.tracker.spawn_on(task, &self.runtime);

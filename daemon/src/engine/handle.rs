@@ -11,11 +11,12 @@ use stated_shared::{
     AuditFilter, Commit, Content, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Reply, Request, Selector,
     Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::budget::{ContentBudget, ContentPermit};
 use super::outbox::Outbox;
 use super::owner::{Command, Query, Reading, Submission, View};
+use super::seat::Queue;
 use super::service::{ConnectionId, FetchedContent, Opened, Service, Submission as Asking};
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use super::store::Store;
@@ -48,7 +49,7 @@ pub struct Facts {
 /// A way to the engine, shared by all connections.
 #[derive(Clone)]
 pub struct Engine {
-    pub(super) sender: mpsc::Sender<Command>,
+    pub(super) queue: Queue,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -99,7 +100,7 @@ impl Engine {
         self.send(Command::Submit(Box::new(submission))).await
     }
 
-    /// Answers with what is read from the machine on the owner's thread.
+    /// Answers with what is read from the machine where the owner is driven.
     async fn read<F>(&self, of: Asked, read: F) -> Result<(), Failure>
     where
         F: FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send + 'static,
@@ -235,7 +236,7 @@ impl Engine {
         self.change(of, ask, BTreeMap::new(), process, room).await
     }
 
-    /// Reads the machine on the owner's thread; the answer comes once everything that it saw is durable.
+    /// Reads the machine where the owner is driven; the answer comes once everything that it saw is durable.
     async fn query<T, F>(&self, read: F) -> Result<T, Failure>
     where
         T: Send + 'static,
@@ -252,7 +253,7 @@ impl Engine {
     }
 
     async fn send(&self, command: Command) -> Result<(), Failure> {
-        self.sender.send(command).await.map_err(|_| stopping())
+        self.queue.send(command).await.map_err(|_| stopping())
     }
 }
 
@@ -326,7 +327,7 @@ impl Service for Engine {
 
     fn denied(&self, actor: stated_shared::Actor) {
         // A full queue loses this entry and not the daemon's calm; the log has it.
-        if self.sender.try_send(Command::Denied(Box::new(actor.into()))).is_err() {
+        if !self.queue.try_send(Command::Denied(Box::new(actor.into()))) {
             tracing::warn!("a denial is not in the audit log: the engine is busy");
         }
     }

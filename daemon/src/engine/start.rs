@@ -4,14 +4,16 @@ use std::io;
 use std::sync::Arc;
 
 use stated_shared::{Digest, Epoch, Generation, Seq, SessionId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::budget::ContentBudget;
 use super::grants::GrantBook;
 use super::handle::{self, Engine, Facts, Shared};
 use super::owner::{Halt, Owner, Parts};
+use super::preparation::Preparation;
 use super::record;
+use super::seat;
 use super::store::Store;
 use super::watermark::Watermark;
 use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
@@ -19,9 +21,6 @@ use crate::journal::{Journal, Record, RecordKind, Unverified};
 use crate::machine::Machine;
 use crate::machine::event::{Actor, BootId, Event, Founded, Opened, What};
 use crate::vault::Vault;
-
-/// Commands that wait for the owner; beyond it connections wait, and with them their peers.
-const QUEUE_LEN_MAX: usize = 1024;
 
 /// Folds a journal into a machine, record by record.
 pub struct Replay {
@@ -83,7 +82,7 @@ pub enum StartError {
     #[error(transparent)]
     GrantTable(#[from] GrantTableError),
     /// The thread did not start.
-    #[error("cannot start the engine's thread")]
+    #[error("cannot start a thread of the engine")]
     Thread(#[source] io::Error),
     /// The first record did not become durable.
     #[error(transparent)]
@@ -152,7 +151,7 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
     let opened = Opened { epoch, boot, boottime_ms: time.boottime_ms, version: facts.version.clone() };
     events.push(event(What::Opened(opened)));
 
-    let (sender, commands) = mpsc::channel(QUEUE_LEN_MAX);
+    let (queue, commands) = seat::queue();
     let watermark = Arc::new(Watermark::new(last, head));
     let shared = Arc::new(Shared {
         facts,
@@ -162,19 +161,20 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
         epoch,
     });
     let runtime = tokio::runtime::Handle::current();
-    let book = GrantBook::new(table, runtime, tracker.clone(), sender.downgrade());
-    let mut owner = Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, daemon });
+    let book = GrantBook::new(table, runtime, tracker.clone(), queue.downgrade());
+    let preparation = Preparation::start(Arc::clone(&vault)).map_err(StartError::Thread)?;
+    let mut owner = Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, daemon, preparation });
     owner.start(events, loaded.entries, frozen)?;
 
     let (done, ended) = oneshot::channel();
-    let timers = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
-    let run = move || drop(done.send(timers.block_on(owner.run(commands))));
+    let engine = Engine { queue: queue.clone(), shared };
+    let run = move || queue.keep(owner, commands, done);
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one thread besides the runtime's: it blocks in the journal's syncs, which no task may"
+        reason = "drives the owner where it would keep a connection for long, and sees to what time brings"
     )]
     std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(StartError::Thread)?;
-    Ok((Engine { sender, shared }, ended))
+    Ok((engine, ended))
 }
 
 /// Removes blobs that no version refers to: what was written for a commit that never became durable.

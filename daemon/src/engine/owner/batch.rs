@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::{Halt, Owner};
 use crate::engine::budget::ContentPermit;
 use crate::engine::outbox::Outbox;
-use crate::engine::record::{self, Draft};
+use crate::engine::record::{self, BUFFER_KEPT_LEN, Draft};
 use crate::engine::service::Opened;
 use crate::journal::{AppendError, RecordKind};
 use crate::machine::event::{Payload, What};
@@ -128,14 +128,20 @@ impl Owner {
 
     /// Makes the batch durable, then answers.
     pub(super) fn finish(&mut self, kind: RecordKind) -> Result<(), Halt> {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
         if !batch.draft.is_empty() {
             let seq = self.parts.journal.last().next();
-            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind)?;
+            let buffer = std::mem::take(&mut self.buffer);
+            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind, buffer)?;
             self.parts.journal.append(&record)?;
             self.parts.head = record.mac;
             self.parts.watermark.rise(seq, record.mac);
+            self.buffer = record.sealed;
+            self.buffer.shrink_to(BUFFER_KEPT_LEN);
+            batch.draft.clear();
         }
+        // Memory that is given back and asked for again costs more than what is done in it.
+        self.batch.draft = batch.draft;
         for id in batch.struck {
             if self.parts.machine.locks().grant(&id).is_none() {
                 self.parts.book.remove(&id, self.parts.journal.last());
@@ -152,6 +158,10 @@ impl Owner {
                     }
                 }
             }
+        }
+        // After the answers: nobody waits for it.
+        if self.parts.vault.wants_preparation() {
+            self.parts.preparation.begin();
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The task itself: drains the queue, decides, makes durable, answers.
+//! The owner itself: takes what is queued, decides, makes durable, answers.
 
 mod batch;
 mod sessions;
@@ -6,19 +6,21 @@ mod settle;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use stated_shared::{Digest, Failure, FailureKind, LockId, Reply, SessionId, StateName, Version};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use self::batch::{Batch, Told};
 use self::sessions::Connected;
+pub(super) use self::settle::Wake;
 use crate::engine::budget::ContentPermit;
 use crate::engine::grants::{Doubt, GrantBook, Restored};
 use crate::engine::handle;
 use crate::engine::observed::{Deed, Observations};
 use crate::engine::outbox::Outbox;
-use crate::engine::record::{self};
+use crate::engine::preparation::Preparation;
+use crate::engine::record;
+use crate::engine::seat::Commands;
 use crate::engine::service::{ConnectionId, Opened};
 use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
@@ -56,7 +58,7 @@ pub(super) struct Reading {
     pub read: Read,
 }
 
-/// Runs on the owner's thread.
+/// Runs where the owner is driven.
 pub(super) type Read = Box<dyn FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send>;
 
 /// What a query sees besides the machine.
@@ -66,7 +68,7 @@ pub(super) struct View {
     pub notes: Vec<String>,
 }
 
-/// Runs on the owner's thread; what it returns runs once everything that it saw is durable.
+/// Runs where the owner is driven; what it returns runs once everything that it saw is durable.
 pub(super) type Query = Box<dyn FnOnce(&Machine, &View) -> Box<dyn FnOnce() + Send> + Send>;
 
 pub(super) enum Command {
@@ -103,6 +105,17 @@ pub(super) enum Command {
     Stop,
 }
 
+/// How a batch ended.
+pub(super) enum Round {
+    /// It is durable and answered.
+    Done {
+        /// The commands that it took.
+        taken: usize,
+    },
+    /// The owner is to be closed.
+    Stop,
+}
+
 /// Why the owner stopped otherwise than asked: the process must exit and replay.
 #[derive(Debug, thiserror::Error)]
 pub enum Halt {
@@ -133,12 +146,15 @@ pub(super) struct Parts {
     pub book: GrantBook,
     pub watermark: Arc<Watermark>,
     pub daemon: Actor,
+    pub preparation: Preparation,
 }
 
 pub(super) struct Owner {
     parts: Parts,
     time: Time,
     batch: Batch,
+    /// The last record's bytes, for the next one's.
+    buffer: Vec<u8>,
     sessions: HashMap<SessionId, Connected>,
     connections: u64,
     observations: Observations,
@@ -158,6 +174,7 @@ impl Owner {
             parts,
             time,
             batch: Batch::default(),
+            buffer: Vec::new(),
             sessions: HashMap::new(),
             connections: 0,
             observations: Observations::default(),
@@ -205,41 +222,31 @@ impl Owner {
         self.finish(RecordKind::Batch)
     }
 
-    /// Runs until it is told to stop or must halt.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Halt> {
-        loop {
-            let wake = Duration::from_millis(self.wake_in_ms());
-            let mut next = tokio::select! {
-                biased;
-                command = commands.recv() => Some(command.unwrap_or(Command::Stop)),
-                () = tokio::time::sleep(wake) => None,
-            };
-            self.time = handle::time(&self.parts.clock);
-            let mut taken = 0;
-            let mut stop = false;
-            while let Some(command) = next {
-                if matches!(command, Command::Stop) {
-                    stop = true;
-                    break;
-                }
-                self.take(command)?;
-                taken += 1;
-                if taken >= BATCH_COMMANDS_MAX || self.batch.draft.len() >= BATCH_LEN_MAX {
-                    break;
-                }
-                next = commands.try_recv().ok();
-            }
-            self.pass_time()?;
-            self.settle()?;
-            if stop {
-                return self.close();
-            }
-            self.finish(RecordKind::Batch)?;
+    /// One batch: takes what is queued, sees to what time brings, makes it durable, answers.
+    pub(super) fn round(&mut self, commands: &mut Commands) -> Result<Round, Halt> {
+        self.time = handle::time(&self.parts.clock);
+        let mut taken = 0;
+        let mut stop = false;
+        while !stop
+            && taken < BATCH_COMMANDS_MAX
+            && self.batch.draft.len() < BATCH_LEN_MAX
+            && let Some(command) = commands.next()
+        {
+            taken += 1;
+            stop = matches!(command, Command::Stop);
+            self.take(command)?;
         }
+        self.pass_time()?;
+        self.settle()?;
+        if stop {
+            return Ok(Round::Stop);
+        }
+        self.finish(RecordKind::Batch)?;
+        Ok(Round::Done { taken })
     }
 
     /// The last record; then nothing unsynced can follow.
-    fn close(mut self) -> Result<(), Halt> {
+    pub(super) fn close(mut self) -> Result<(), Halt> {
         while self.observations.due_boottime_ms().is_some() {
             self.flush_observations()?;
             self.finish(RecordKind::Batch)?;
@@ -316,7 +323,10 @@ impl Owner {
         let actor = connected.actor.clone();
         let outbox = Arc::clone(&connected.outbox);
         let mut drawn = [0; 16];
-        fill_random(&mut drawn).map_err(Halt::Entropy)?;
+        // The one thing that is named by the daemon.
+        if matches!(&submission.ask, Ask::Lock(ask) if ask.lock.id.is_none()) {
+            fill_random(&mut drawn).map_err(Halt::Entropy)?;
+        }
         let drawn = LockId::from_random(drawn);
         let cx = Context { time: self.time, actor: &actor, number, drawn };
         let decision = self.parts.machine.decide(&cx, &submission.ask);

@@ -76,4 +76,3 @@ pub fn sync(path: &Path, count: usize) -> Measured {
     std::fs::remove_file(path).expect("a file of ours");
     Measured::of(took)
 }
-
