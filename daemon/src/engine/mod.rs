@@ -12,6 +12,7 @@ mod observed;
 mod outbox;
 mod owner;
 mod preparation;
+mod raw_frame;
 mod record;
 mod seat;
 mod service;

@@ -84,12 +84,12 @@ impl Draft {
     }
 
     /// Adds events, one line each, and the payloads that they refer to.
-    pub fn add(&mut self, lines: &[Vec<u8>], payloads: &[u8]) {
+    pub fn add(&mut self, lines: &[Vec<u8>], payloads: &[Vec<u8>]) {
         for line in lines {
             self.lines.extend_from_slice(line);
             self.events += 1;
         }
-        self.payloads.extend_from_slice(payloads);
+        payloads.iter().for_each(|payload| self.payloads.extend_from_slice(payload));
     }
 
     /// Seals it as the record after `prev`, in a buffer that is used again.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use serde::Deserialize;
 
+use super::raw_frame::raw_frame;
 use crate::machine::event::{Content, Payload};
 use crate::vault;
 
@@ -26,13 +27,7 @@ thread_local! {
 
 /// Hashes and compresses a content.
 pub fn stage(bytes: &[u8]) -> std::io::Result<Staged> {
-    let payload = COMPRESSOR.with_borrow_mut(|slot| {
-        let compressor = match slot {
-            Some(compressor) => compressor,
-            None => slot.insert(zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?),
-        };
-        compressor.compress(bytes)
-    })?;
+    let payload = raw_frame(bytes).map_or_else(|| compress(bytes), Ok)?;
     let (serial, lineage) = serial_and_lineage(bytes);
     let content = Content {
         sha256: vault::sha256(bytes),
@@ -42,6 +37,16 @@ pub fn stage(bytes: &[u8]) -> std::io::Result<Staged> {
         payload: Payload::Inline { offset_bytes: 0, len_bytes: payload.len() as u64 },
     };
     Ok(Staged { content, payload })
+}
+
+fn compress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|slot| {
+        let compressor = match slot {
+            Some(compressor) => compressor,
+            None => slot.insert(zstd::bulk::Compressor::new(zstd::DEFAULT_COMPRESSION_LEVEL)?),
+        };
+        compressor.compress(bytes)
+    })
 }
 
 /// Gives back the content of a payload, and only that content.

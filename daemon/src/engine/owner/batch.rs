@@ -42,7 +42,8 @@ pub(super) struct Batch {
 pub(super) struct Prepared {
     pub steps: Vec<Step>,
     pub lines: Vec<Vec<u8>>,
-    pub payloads: Vec<u8>,
+    pub payloads: Vec<Vec<u8>>,
+    pub payloads_len: usize,
 }
 
 impl Owner {
@@ -58,8 +59,9 @@ impl Owner {
                     if let (Some(Payload::Inline { offset_bytes, .. }), Some(bytes)) =
                         (inline, payloads.remove(&change.state))
                     {
-                        *offset_bytes = (start + prepared.payloads.len()) as u64;
-                        prepared.payloads.extend_from_slice(&bytes);
+                        *offset_bytes = (start + prepared.payloads_len) as u64;
+                        prepared.payloads_len += bytes.len();
+                        prepared.payloads.push(bytes);
                     }
                 }
             }
@@ -73,7 +75,7 @@ impl Owner {
         if prepared.lines.is_empty() {
             return Ok(());
         }
-        let more = prepared.payloads.len() + prepared.lines.iter().map(Vec::len).sum::<usize>();
+        let more = prepared.payloads_len + prepared.lines.iter().map(Vec::len).sum::<usize>();
         let made = self.parts.journal.make_room(self.batch.draft.sealed_len_max(more));
         if made.is_err() {
             self.no_room_until = Some(self.time.boottime_ms + NO_ROOM_RETRY_MS);

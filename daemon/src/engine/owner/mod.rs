@@ -289,7 +289,7 @@ impl Owner {
             }
             Command::Fetched { session, state, version } => {
                 if let Some(connected) = self.sessions.get(&session) {
-                    let (actor, name, version) = (connected.actor.clone(), Some(state), Some(version));
+                    let (actor, name, version) = (Actor::clone(&connected.actor), Some(state), Some(version));
                     let deed = Deed { actor, verb: "get", name, version, outcome: "ok" };
                     self.observations.note(deed, self.time.wall, self.time.boottime_ms);
                 }
@@ -320,7 +320,7 @@ impl Owner {
             });
             ask.peer = *mark;
         }
-        let actor = connected.actor.clone();
+        let actor = Arc::clone(&connected.actor);
         let outbox = Arc::clone(&connected.outbox);
         let mut drawn = [0; 16];
         // The one thing that is named by the daemon.
@@ -340,7 +340,7 @@ impl Owner {
             }
         }
         let broken = match &submission.ask {
-            Ask::Break { .. } => format!("broken by {}", stated_shared::Actor::from(&actor)),
+            Ask::Break { .. } => format!("broken by {}", stated_shared::Actor::from(&*actor)),
             _ => String::new(),
         };
         // The names of a grant that is ended are gone afterwards.
