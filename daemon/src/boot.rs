@@ -101,7 +101,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     match result {
         Ok(Ok(())) => Ok(()),
         Ok(Err(halt)) => Err(halt_failure(&halt)),
-        Err(_) => Err(Failure::new(FailureKind::Internal, "the engine's thread died")),
+        Err(_) => Err(Failure::new(FailureKind::Internal, "the engine panicked")),
     }
 }
 

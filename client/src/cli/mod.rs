@@ -127,9 +127,46 @@ impl Context {
     }
 }
 
+/// The verbs that scripts call in loops, defined alone.
+#[derive(Debug, Parser)]
+#[command(name = "statectl", disable_help_subcommand = true)]
+struct FrequentCli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Frequent,
+}
+
+#[derive(Debug, Subcommand)]
+enum Frequent {
+    Put(put::Put),
+    Get(get::Get),
+    Lock(lock::LockVerb),
+    Unlock(unlock::Unlock),
+}
+
+/// Parses the arguments of this process.
+///
+/// To define all verbs takes longer than to take a lock, so what is called in loops is tried first. Whatever is no
+/// complete call of that, help and mistakes included, is for the whole definition to tell.
+fn parse() -> Result<Cli, clap::Error> {
+    FrequentCli::try_parse().map_or_else(
+        |_| Cli::try_parse(),
+        |FrequentCli { globals, verb }| {
+            let verb = match verb {
+                Frequent::Put(put) => Verb::Put(put),
+                Frequent::Get(get) => Verb::Get(get),
+                Frequent::Lock(lock) => Verb::Lock(lock),
+                Frequent::Unlock(unlock) => Verb::Unlock(unlock),
+            };
+            Ok(Cli { globals, verb })
+        },
+    )
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
     };
@@ -179,5 +216,6 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         super::Cli::command().debug_assert();
+        super::FrequentCli::command().debug_assert();
     }
 }

@@ -129,16 +129,15 @@ impl GrantBook {
     fn end(&mut self, id: &LockId, released: Released, locks: &Locks, seq: Seq) {
         self.unwatch(id);
         let entry = serde_json::to_vec(&Ended { released }).expect("an ended grant has a JSON form");
-        if let Err(error) = self.table.put(id.as_str(), seq, &entry) {
-            tracing::error!(lock = %id, %error, "a lock that ended could not be struck out: it may come back with a restart");
-        }
         self.released.push_back(id.clone());
-        if self.released.len() > RELEASED_MAX
-            && let Some(oldest) = self.released.pop_front()
-            // An ID may have been granted anew.
-            && locks.grant(&oldest).is_none()
-        {
-            self.remove(&oldest, seq);
+        let oldest = if self.released.len() > RELEASED_MAX { self.released.pop_front() } else { None };
+        // An ID may have been granted anew.
+        let written = match oldest.filter(|oldest| locks.grant(oldest).is_none() && oldest != id) {
+            Some(oldest) => self.table.put_and_remove(id.as_str(), seq, &entry, oldest.as_str()),
+            None => self.table.put(id.as_str(), seq, &entry),
+        };
+        if let Err(error) = written {
+            tracing::error!(lock = %id, %error, "a lock that ended could not be struck out: it may come back with a restart");
         }
     }
 
