@@ -16,9 +16,12 @@ pub struct Redis {
     socket: std::path::PathBuf,
 }
 
-/// Commands taken in turns, and the length of their answers.
+/// A command's bytes, what its answer begins with, and how long that is.
+type Exchange = (Vec<u8>, &'static [u8], usize);
+
+/// Commands taken in turns.
 struct Commands {
-    commands: Vec<(Vec<u8>, &'static [u8], usize)>,
+    commands: Vec<Exchange>,
     sent: usize,
 }
 
@@ -76,7 +79,7 @@ impl Redis {
         self.child.id()
     }
 
-    fn drive(&self, clients: Vec<Vec<(Vec<u8>, &'static [u8], usize)>>, count: usize) -> Measured {
+    fn drive(&self, clients: Vec<Vec<Exchange>>, count: usize) -> Measured {
         let line = |commands| Line {
             stream: UnixStream::connect(&self.socket).expect("Redis listens"),
             dialogue: Commands { commands, sent: 1 },

@@ -47,8 +47,10 @@ type Of = fn(&Measured) -> f64;
 const TIME: Of = |measured| measured.p50_us;
 const RATE: Of = |measured| measured.per_s;
 
-/// What is divided by what: times by the sum of the times, rates by a rate.
-const RATIOS: &[(&str, Of, &str, &[(&str, f64)])] = &[
+/// A name, which figure of the measures counts, and what is divided by the sum of what.
+type Ratio = (&'static str, Of, &'static str, &'static [(&'static str, f64)]);
+
+const RATIOS: &[Ratio] = &[
     ("commit ÷ (ping-pong + fdatasync)", TIME, COMMIT, &[(PING, 1.0), (SYNC, 1.0)]),
     ("commit ÷ redis SET", TIME, COMMIT, &[(REDIS, 1.0)]),
     ("commit ÷ sqlite commit", TIME, COMMIT, &[(SQLITE, 1.0)]),
