@@ -3,7 +3,8 @@
 //! A command is queued first, then its bringer tries the seat. Where nobody sits there he decides, syncs and answers
 //! himself, so a request that is alone passes no other thread on its way. Where somebody does, that one finds the
 //! command in the queue. A bringer who would be kept for too long hands over to the engine's own thread, which drives
-//! until the queue is empty; that thread also sees to what time brings. See docs/adr/0003.
+//! until the queue is empty; that thread also sees to what time brings. See
+//! docs/adr/0003-whoever-finds-the-owner-idle-drives-it.md.
 //!
 //! **Invariant:** one drives at a time, and nobody else ever sees owner or machine.
 
