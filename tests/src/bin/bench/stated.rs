@@ -79,7 +79,7 @@ impl Dialogue for Requests {
 fn connect(host: &Host, random: &mut Random) -> UnixStream {
     let mut stream = UnixStream::connect(host.socket()).expect("the daemon listens");
     let session = SessionId(random.bytes(16).try_into().expect("16 bytes"));
-    let hello = ClientHello { session, exe: Some("bench".to_owned()), features: Vec::new() };
+    let hello = ClientHello { session, exe: Some("bench".to_owned()), features: Vec::new(), pin: None };
     let opening = [&Preamble::OURS.encode()[..], &encode(&hello).expect("a hello fits into a frame")].concat();
     stream.write_all(&opening).expect("the daemon reads");
     let mut head = [0; Preamble::LEN + PREFIX_LEN];
