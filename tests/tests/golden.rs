@@ -43,7 +43,8 @@ fn told(host: &Host) -> Vec<Value> {
             let at = format!("{state}@{}", row["version"]);
             let got = host.statectl(["get", &at]).run();
             let content = if got.code == 0 { json!(sha256(&got.stdout)) } else { json!(got.code) };
-            let facts = ["state", "version", "sha256", "size", "time", "message", "tags", "serial", "lineage", "pruned"];
+            let facts =
+                ["state", "version", "sha256", "size", "time", "message", "tags", "serial", "lineage", "pruned"];
             let facts = facts.map(|fact| (fact.to_owned(), row[fact].clone()));
             let mut facts: serde_json::Map<String, Value> = facts.into_iter().collect();
             facts.insert("content".to_owned(), content);
@@ -110,7 +111,8 @@ fn make() {
     host.put("app/gone", b"soon");
     host.run(["rm", "app/gone"]);
     host.put("app/large", &random.bytes(80 << 10));
-    let mut patched: Vec<u8> = random.bytes(2000).iter().flat_map(|byte| format!("{byte:02x}\n").into_bytes()).collect();
+    let mut patched: Vec<u8> =
+        random.bytes(2000).iter().flat_map(|byte| format!("{byte:02x}\n").into_bytes()).collect();
     for version in 0..70 {
         patched[version * 60] = b'X';
         host.put("app/patched", &patched);

@@ -220,7 +220,12 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     let watermark = Arc::new(Watermark::new(last, head));
     let shared = Arc::new(Shared {
         facts,
-        store: Store { vault: Arc::clone(&vault), reader: journal.reader(), blobs: journal.blobs() },
+        store: Store {
+            vault: Arc::clone(&vault),
+            reader: journal.reader(),
+            blobs: journal.blobs(),
+            snapshots: snapshots.place.clone(),
+        },
         watermark: Arc::clone(&watermark),
         budget: budget.clone(),
         epoch,
