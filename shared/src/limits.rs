@@ -50,6 +50,9 @@ pub const ANSWERS_PER_SESSION_MAX: usize = 64;
 pub const ANSWER_SESSIONS_MAX: usize = 64 << 10;
 /// How long clients retry before they call the outcome unknown, in milliseconds.
 pub const RETRY_MS_MAX: u64 = 30_000;
+/// How old an answer may be by the journal's own time before it is forgotten, in milliseconds: far more than
+/// [`RETRY_MS_MAX`].
+pub const ANSWER_AGE_MS_MAX: u64 = 600_000;
 /// How long answers outlive the end of their session, in milliseconds of daemon uptime.
 pub const ANSWERS_KEPT_MS: u64 = 60_000;
 /// Longest TTL of a lease, in milliseconds (a year).

@@ -11,7 +11,7 @@ use super::delta::{self, Bases, Chain, PATCHED_LEN_MIN};
 use super::handle::{Asked, Engine, STAGE_INLINE_LEN_MAX, Shared, blocking};
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use crate::machine::event::Payload;
-use crate::machine::{Ask, CommitAsk, StagedChange, States};
+use crate::machine::{Ask, CommitAsk, StagedChange, States, Unreadable};
 
 /// Inline payloads of one commit; what goes over it becomes a blob.
 const COMMIT_INLINE_LEN_MAX: usize = 1 << 20;
@@ -56,20 +56,20 @@ impl Engine {
     async fn bases(&self, commit: &Commit) -> Result<BTreeMap<StateName, Base>, Failure> {
         let (mut bases, elsewhere) = self.shared.bases_at_hand(commit);
         if !elsewhere.is_empty() {
-            bases.extend(self.query(move |machine, _| stored_bases(machine.states(), elsewhere)).await?);
+            bases.extend(self.query(move |machine, _| stored_bases(machine.states(), elsewhere)).await??);
         }
         Ok(bases)
     }
 }
 
 /// The bases of states that are not at hand, for contents of these lengths.
-fn stored_bases(states: &States, of: Vec<(StateName, u64)>) -> Vec<(StateName, Base)> {
+fn stored_bases(states: &States, of: Vec<(StateName, u64)>) -> Result<Vec<(StateName, Base)>, Unreadable> {
     let chain = |(state, size_bytes): (StateName, u64)| {
-        let base = Bases::of(states, &state)?.choose(size_bytes)?;
-        let chain = delta::chain(states, &state, base);
-        Some((state, Base::Stored(chain)))
+        let Some(base) = Bases::of(states, &state)?.and_then(|bases| bases.choose(size_bytes)) else { return Ok(None) };
+        let chain = delta::chain(states, &state, base)?;
+        Ok(Some((state, Base::Stored(chain))))
     };
-    of.into_iter().filter_map(chain).collect()
+    of.into_iter().filter_map(|of| chain(of).transpose()).collect()
 }
 
 impl Shared {
@@ -101,7 +101,7 @@ impl Shared {
     #[cfg(test)]
     pub(super) fn stage_beside(&self, states: &States, commit: Commit) -> Result<StagedCommit, Failure> {
         let (mut bases, elsewhere) = self.bases_at_hand(&commit);
-        bases.extend(stored_bases(states, elsewhere));
+        bases.extend(stored_bases(states, elsewhere)?);
         self.stage(commit, bases)
     }
 

@@ -9,8 +9,8 @@
 
 use stated_shared::{Seq, StateName, Version};
 
-use crate::machine::States;
 use crate::machine::event::Content;
+use crate::machine::{States, Unreadable};
 
 /// Versions from one head to the next.
 pub const RUN_LEN: u64 = 64;
@@ -40,9 +40,9 @@ pub struct Link {
 pub type Chain = Vec<Link>;
 
 /// The links of a version; none where it has no content.
-pub fn chain(states: &States, state: &StateName, version: Version) -> Chain {
+pub fn chain(states: &States, state: &StateName, version: Version) -> Result<Chain, Unreadable> {
     let links = states.chain(state, version);
-    links.map(|(version, seq, content)| Link { version, seq, content: content.clone() }).collect()
+    links.map(|link| link.map(|(version, seq, content)| Link { version, seq, content: content.clone() })).collect()
 }
 
 /// The most bytes of content that reading a chain's first version holds.
@@ -63,9 +63,11 @@ pub struct Bases {
 
 impl Bases {
     /// After the newest content of a state; `None` where it has none.
-    pub fn of(states: &States, state: &StateName) -> Option<Self> {
-        let newest = states.newest_content(state)?;
-        Some(Self::after(newest, states.chain(state, newest).map(|(_, _, content)| content.base)))
+    pub fn of(states: &States, state: &StateName) -> Result<Option<Self>, Unreadable> {
+        let Some(newest) = states.newest_content(state) else { return Ok(None) };
+        let bases = states.chain(state, newest).map(|link| link.map(|(_, _, content)| content.base));
+        let bases: Vec<_> = bases.collect::<Result<_, _>>()?;
+        Ok(Some(Self::after(newest, bases.into_iter())))
     }
 
     /// After a version with these bases, its own first.

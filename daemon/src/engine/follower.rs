@@ -19,18 +19,21 @@ use crate::vault::Vault;
 
 /// Records that wait for the follower; beyond it the owner waits.
 const QUEUE_LEN_MAX: usize = 4096;
-/// A snapshot is due after this many records, or …
-const RECORDS_MIN: u64 = 256;
-/// … a record for so many versions, where that is more: writing them all again must not cost more than it saves.
-const VERSIONS_PER_RECORD: u64 = 16;
+/// A snapshot is due after this many records. A start opens them all, and what came while one was written.
+///
+/// Old versions are packed once and copied from one snapshot to the next, so history hardly makes one dearer. Where
+/// what is written anew or copied grows large all the same, more records pay for it:
+const RECORDS_MIN: u64 = 128;
+/// … one for so many names with versions, of which the newest is written anew each time, …
+const NAMES_PER_RECORD: u64 = 16;
+/// … or one for so many bytes of a snapshot.
+const SNAPSHOT_BYTES_PER_RECORD: u64 = 16 << 10;
 /// A snapshot is due after this many bytes of records, or as many as some snapshots, where that is more.
 const RECORD_BYTES_MIN: u64 = 16 << 20;
 /// See [`RECORD_BYTES_MIN`].
 const SNAPSHOTS_PER_RECORD_BYTES: u64 = 4;
-/// At a stop, and where nothing comes for a while, a snapshot is due after as few records as this, or …
-const RECORDS_AT_REST_MIN: u64 = 32;
-/// … a record for so many versions, where that is more. See [`VERSIONS_PER_RECORD`].
-const VERSIONS_PER_RECORD_AT_REST: u64 = 400;
+/// At a stop, and where nothing comes for a while, a snapshot is due after a fourth of the records.
+const AT_REST_DIVISOR: u64 = 4;
 /// How long nothing came before the daemon is at rest.
 const REST: Duration = Duration::from_millis(250);
 
@@ -104,11 +107,13 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
     let mut records = machine.seq().0 - last.map_or(0, |last| last.0);
     let mut record_bytes = 0;
     let mut snapshot_len = 0;
-    let write = |machine: &Machine, head, last: &mut Option<Seq>| {
+    let write = |machine: &mut Machine, head, last: &mut Option<Seq>| {
         let seq = machine.seq();
         let (file, offset_bytes) = reader.place(seq);
         let mark = Mark { seq, mac: head, file, offset_bytes };
-        let written = snapshot::seal(&vault, machine, &mark).and_then(|sealed| {
+        let sealed = machine.pack().map_err(SnapshotError::Machine);
+        let sealed = sealed.and_then(|()| snapshot::seal(&vault, machine, &mark));
+        let written = sealed.and_then(|sealed| {
             snapshots.write(seq, &sealed, *last).map_err(SnapshotError::Io).map(|()| sealed.len() as u64)
         });
         match written {
@@ -126,8 +131,7 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
     };
     let mut head = None;
     loop {
-        let versions = machine.states().version_count();
-        let at_rest = records >= RECORDS_AT_REST_MIN.max(versions / VERSIONS_PER_RECORD_AT_REST);
+        let at_rest = records >= records_min(&machine, snapshot_len) / AT_REST_DIVISOR;
         // One that is due at rest is waited for once; without it there is nothing to wake up for.
         let next = match head {
             Some(_) if at_rest => receiver.recv_timeout(REST),
@@ -136,7 +140,7 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
         let durable = match (next, head) {
             (Ok(durable), _) => durable,
             (Err(RecvTimeoutError::Timeout), Some(head)) => {
-                snapshot_len = write(&machine, head, &mut last).unwrap_or(snapshot_len);
+                snapshot_len = write(&mut machine, head, &mut last).unwrap_or(snapshot_len);
                 (records, record_bytes) = (0, 0);
                 continue;
             }
@@ -151,20 +155,26 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
         }
         records += 1;
         record_bytes += durable.len_bytes;
-        let versions = machine.states().version_count();
+        let records_min = records_min(&machine, snapshot_len);
         let is_due_now = match durable.kind {
-            RecordKind::Closed => is_due || records >= RECORDS_AT_REST_MIN.max(versions / VERSIONS_PER_RECORD_AT_REST),
+            RecordKind::Closed => is_due || records >= records_min / AT_REST_DIVISOR,
             RecordKind::Batch => {
                 is_due
-                    || records >= RECORDS_MIN.max(versions / VERSIONS_PER_RECORD)
+                    || records >= records_min
                     || record_bytes >= RECORD_BYTES_MIN.max(snapshot_len * SNAPSHOTS_PER_RECORD_BYTES)
             }
         };
         if is_due_now {
             is_due = false;
-            snapshot_len = write(&machine, durable.head, &mut last).unwrap_or(snapshot_len);
+            snapshot_len = write(&mut machine, durable.head, &mut last).unwrap_or(snapshot_len);
             // Also after a failure: a full disk is not asked again with each record.
             (records, record_bytes) = (0, 0);
         }
     }
+}
+
+/// Records after which the next snapshot is due while others come.
+fn records_min(machine: &Machine, snapshot_len: u64) -> u64 {
+    let names = machine.states().name_count() / NAMES_PER_RECORD;
+    RECORDS_MIN.max(names).max(snapshot_len / SNAPSHOT_BYTES_PER_RECORD)
 }

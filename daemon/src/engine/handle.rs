@@ -105,8 +105,13 @@ impl Engine {
     async fn log(&self, of: Asked, state: StateName, before: Option<Version>) -> Result<(), Failure> {
         self.read(of, move |machine, _| match machine.states().log(&state, before) {
             Some(rows) => {
+                let mut unreadable = None;
+                let rows = rows.map_while(|row| row.map_err(|error| unreadable = Some(error)).ok());
                 let (versions, more) = page(rows, version_len);
-                Ok(Reply::Versions(VersionPage { versions, more }))
+                match unreadable {
+                    Some(unreadable) => Err(unreadable.into()),
+                    None => Ok(Reply::Versions(VersionPage { versions, more })),
+                }
             }
             None => Err(no_version(&state, &Selector::Newest)),
         })
@@ -207,8 +212,8 @@ impl Engine {
                 return Err(Failure::new(FailureKind::Internal, "it is fetched or followed, not submitted"));
             }
             Request::Show { state, at } => {
-                let show = move |machine: &Machine, _: &View| match machine.states().select(&state, &at) {
-                    Some((version, entry)) => Ok(Reply::Version(entry.info(&state, version))),
+                let show = move |machine: &Machine, _: &View| match machine.states().select(&state, &at)? {
+                    Some((version, entry)) => Ok(Reply::Version(machine.states().info(&state, version, entry))),
                     None => Err(no_version(&state, &at)),
                 };
                 return self.read(of, show).await;
@@ -342,14 +347,14 @@ impl Service for Engine {
         let (version, found) = self
             .query(move |machine, _| {
                 let states = machine.states();
-                let Some((version, entry)) = states.select(&state, &at) else { return Err(no_version(&state, &at)) };
-                let info = entry.info(&state, version);
+                let Some((version, entry)) = states.select(&state, &at)? else { return Err(no_version(&state, &at)) };
+                let info = states.info(&state, version, entry);
                 let Some(content) = &entry.content else { return Err(removed(&info)) };
                 let found = match shared.budget.newest().version(&state, version, content.sha256) {
                     Some(bytes) => Found::AtHand(bytes),
                     None => {
-                        let bases = Bases::of(states, &state).filter(|bases| bases.newest() == version);
-                        Found::Stored(delta::chain(states, &state, version), bases)
+                        let bases = Bases::of(states, &state)?.filter(|bases| bases.newest() == version);
+                        Found::Stored(delta::chain(states, &state, version)?, bases)
                     }
                 };
                 Ok((info, found))

@@ -1,7 +1,8 @@
 //! The sealed form of a snapshot: what it caches, at which record, and the proof that this daemon wrote it.
 //!
 //! Recipients are public, so that it opens says nothing: its first line is the HMAC of all that follows, under a key
-//! derived from the chain key. What follows is one zstd frame of JSON Lines. See docs/format.md.
+//! derived from the chain key. What follows are zstd frames of JSON Lines; only the first is read before somebody asks for
+//! what is old. See docs/format.md.
 
 use serde::{Deserialize, Serialize};
 use stated_shared::{Digest, RepositoryId, Seq};
@@ -9,7 +10,7 @@ use stated_shared::{Digest, RepositoryId, Seq};
 use super::record::line;
 use crate::journal::limits::SNAPSHOT_LEN_MAX;
 use crate::journal::{Mark, Unverified};
-use crate::machine::snapshot::Restoring;
+use crate::machine::snapshot::{Line, Restoring};
 use crate::machine::{Divergence, Machine};
 use crate::vault::{self, Vault};
 
@@ -54,23 +55,29 @@ pub enum SnapshotError {
 pub fn seal(vault: &Vault, machine: &Machine, mark: &Mark) -> Result<Vec<u8>, SnapshotError> {
     let Mark { seq, mac: head, file, offset_bytes } = mark.clone();
     let envelope = Envelope { snapshot: FORM, repository: vault.repository(), seq, head, file, offset_bytes };
-    let mut lines = line(&envelope);
-    machine.store(&mut |told| {
+    let (mut lines, mut frames) = (line(&envelope), Vec::new());
+    let mut see = |told: &Line| {
         serde_json::to_writer(&mut lines, told).expect("stored types have a JSON form");
         lines.push(b'\n');
-    })?;
-    let frame = zstd::bulk::compress(&lines, LEVEL)?;
+    };
+    machine.store(&mut see, &mut |frame| frames.extend_from_slice(frame))?;
+    let mut all = zstd::bulk::compress(&lines, LEVEL)?;
     drop(lines);
-    let mut plaintext = format!("{}\n", vault.tag(LABEL, &frame)).into_bytes();
-    plaintext.extend_from_slice(&frame);
+    all.append(&mut frames);
+    let mut plaintext = format!("{}\n", vault.tag(LABEL, &all)).into_bytes();
+    plaintext.append(&mut all);
     Ok(vault.seal(&plaintext)?)
 }
 
 /// Opens the snapshot at this record, and believes it only if its HMAC does.
 pub fn open(vault: &Vault, seq: Seq, sealed: &[u8]) -> Result<(Machine, Mark), Unverified> {
-    let frame = open_frame(vault, sealed)?;
+    let plaintext = open_frames(vault, sealed)?;
     let malformed = |what: String| Unverified(format!("it is malformed: {what}"));
-    let lines = unpack(&frame[MAC_DIGITS + 1..]).map_err(|error| malformed(error.to_string()))?;
+    let frames = &plaintext[MAC_DIGITS + 1..];
+    let first_len = zstd::zstd_safe::find_frame_compressed_size(frames)
+        .map_err(|code| malformed(zstd::zstd_safe::get_error_name(code).to_owned()))?;
+    let (first, frames) = frames.split_at(first_len);
+    let lines = unpack(first).map_err(|error| malformed(error.to_string()))?;
     let mut lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let first = lines.next().ok_or_else(|| malformed("no envelope".to_owned()))?;
     let envelope: Envelope = serde_json::from_slice(first).map_err(|error| malformed(format!("envelope: {error}")))?;
@@ -80,7 +87,7 @@ pub fn open(vault: &Vault, seq: Seq, sealed: &[u8]) -> Result<(Machine, Mark), U
     if envelope.seq != seq || envelope.repository != vault.repository() {
         return Err(Unverified(format!("it is of record {} of repository {}", envelope.seq, envelope.repository)));
     }
-    let mut restoring = Restoring::default();
+    let mut restoring = Restoring::new(frames);
     for told in lines {
         let told = serde_json::from_slice(told).map_err(|error| malformed(error.to_string()))?;
         restoring.line(told).map_err(|divergence| Unverified(divergence.to_string()))?;
@@ -90,13 +97,13 @@ pub fn open(vault: &Vault, seq: Seq, sealed: &[u8]) -> Result<(Machine, Mark), U
     Ok((machine, Mark { seq, mac, file, offset_bytes }))
 }
 
-/// HMAC, newline, frame.
-fn open_frame(vault: &Vault, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, Unverified> {
+/// HMAC, newline, frames.
+fn open_frames(vault: &Vault, sealed: &[u8]) -> Result<zeroize::Zeroizing<Vec<u8>>, Unverified> {
     let len_max = SNAPSHOT_LEN_MAX as usize;
     let plaintext = vault.open(sealed, len_max).map_err(|error| Unverified(format!("it does not open: {error}")))?;
-    let believed = plaintext.split_at_checked(MAC_DIGITS + 1).and_then(|(mac, frame)| {
+    let believed = plaintext.split_at_checked(MAC_DIGITS + 1).and_then(|(mac, frames)| {
         let mac: Digest = std::str::from_utf8(mac).ok()?.strip_suffix('\n')?.parse().ok()?;
-        Some(vault::same(&mac, &vault.tag(LABEL, frame)))
+        Some(vault::same(&mac, &vault.tag(LABEL, frames)))
     });
     if believed == Some(true) {
         Ok(plaintext)
@@ -179,16 +186,26 @@ mod tests {
 
     #[test]
     fn a_snapshot_opens_to_the_machine_that_it_is_of() {
-        let (vault, machine) = (vault(9), machine(50));
-        let sealed = seal(&vault, &machine, &mark(50)).unwrap();
-        let (restored, at) = open(&vault, Seq(50), &sealed).unwrap();
-        assert_eq!((restored, at), (machine, mark(50)));
+        let (vault, plain) = (vault(9), machine(500));
+        let mut machine = plain.clone();
+        for _ in 0..2 {
+            machine.pack().unwrap();
+            let sealed = seal(&vault, &machine, &mark(50)).unwrap();
+            let (restored, at) = open(&vault, Seq(50), &sealed).unwrap();
+            assert_eq!(restored.states().run_count(), (8, 0), "nothing is unpacked");
+            assert_eq!((&restored, at), (&plain, mark(50)));
+            // What came out of a snapshot goes into the next one.
+            machine = restored;
+        }
+        let sealed = seal(&vault, &plain, &mark(50)).unwrap();
+        assert_eq!(open(&vault, Seq(50), &sealed).unwrap().0, plain, "one that was never packed");
         assert!(open(&vault, Seq(51), &sealed).is_err(), "another name");
     }
 
     #[test]
     fn every_flipped_byte_of_a_snapshot_is_noticed() {
-        let (vault, machine) = (vault(9), machine(3));
+        let (vault, mut machine) = (vault(9), machine(3));
+        machine.pack().unwrap();
         let sealed = seal(&vault, &machine, &mark(3)).unwrap();
         for at in 0..sealed.len() {
             let mut flipped = sealed.clone();
@@ -218,7 +235,10 @@ mod tests {
     fn snapshot_costs() {
         let vault = vault(9);
         for versions in [100, 1000, 10_000, 44_000] {
-            let machine = machine(versions);
+            let mut machine = machine(versions);
+            let began = Instant::now();
+            machine.pack().unwrap();
+            let packing = began.elapsed();
             let began = Instant::now();
             let clone = machine.clone();
             let cloned = began.elapsed();
@@ -231,7 +251,7 @@ mod tests {
             let opening = began.elapsed();
             assert_eq!(restored.0, machine);
             println!(
-                "{versions} versions: clone {cloned:?}, seal {sealing:?}, open {opening:?}, {} bytes",
+                "{versions} versions: pack {packing:?}, clone {cloned:?}, seal {sealing:?}, open {opening:?}, {} bytes",
                 sealed.len()
             );
         }

@@ -31,21 +31,24 @@ pub struct Replay {
     closed: bool,
     /// The snapshot that it began with.
     snapshot: Option<Seq>,
+    /// Records that it opened.
+    opened: u64,
 }
 
 impl Replay {
     /// Of nothing yet.
     pub fn new(vault: Arc<Vault>) -> Self {
-        Self { vault, machine: Machine::default(), head: Digest::ZERO, closed: false, snapshot: None }
+        Self { vault, machine: Machine::default(), head: Digest::ZERO, closed: false, snapshot: None, opened: 0 }
     }
 
     /// Of everything up to the record that a snapshot was made at.
     pub fn of_snapshot(vault: Arc<Vault>, machine: Machine, mark: &Mark) -> Self {
-        Self { vault, machine, head: mark.mac, closed: false, snapshot: Some(mark.seq) }
+        Self { vault, machine, head: mark.mac, closed: false, snapshot: Some(mark.seq), opened: 0 }
     }
 
     /// Believes a record if the chain does, and folds its events in.
     pub fn visit(&mut self, record: &Record) -> Result<RecordKind, Unverified> {
+        self.opened += 1;
         if self.snapshot == Some(record.seq) {
             // The journal has compared its MAC with the snapshot's; that nothing else of it changed, age tells.
             let kind = record::open_unchained(&self.vault, record)?.kind;
@@ -165,7 +168,7 @@ pub(super) struct Begun {
 pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun, StartError> {
     let Beginning { replay, journal, clock, grants: (mut table, loaded), facts, budget, daemon, snapshots, loss } =
         beginning;
-    let Replay { vault, machine, head, closed, snapshot } = replay;
+    let Replay { vault, machine, head, closed, snapshot, opened } = replay;
     let daemon = Actor::from(daemon);
     let last = journal.last();
     if let Some((generation, digest)) = machine.keyring()
@@ -179,6 +182,9 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         return Err(StartError::Lost { last, seen: loaded.seq_max });
     }
     sweep(&machine, journal.as_ref()).map_err(StartError::Blobs)?;
+    let (runs, unpacked) = machine.states().run_count();
+    let (snapshot_seq, versions) = (snapshot.unwrap_or_default(), machine.states().version_count());
+    tracing::info!(%snapshot_seq, opened, versions, runs, unpacked, "replayed the records since the snapshot");
 
     let time = handle::time(&clock);
     let boot = BootId(SessionId(clock.boot_id().0).to_string());

@@ -88,7 +88,8 @@ impl Stepped {
 
     /// A version's content.
     pub fn load(&self, state: &StateName, version: Version) -> Result<Vec<u8>, (Version, Damage)> {
-        self.store().load(&delta::chain(self.machine().states(), state, version))
+        let chain = delta::chain(self.machine().states(), state, version).expect("it reads");
+        self.store().load(&chain)
     }
 
     /// Reads everything up to the watermark.

@@ -116,10 +116,15 @@ fn check_snapshots(store: &Store, last: Seq, place: &LocalSnapshots) -> Vec<Dama
             // A newer one has taken its place meanwhile.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => Err(format!("it cannot be read: {error}")),
-            Ok(sealed) => snapshot::open(&store.vault, seq, &sealed).map_err(|unverified| unverified.0),
+            Ok(sealed) => snapshot::open(&store.vault, seq, &sealed).map_err(|unverified| unverified.0).and_then(
+                |(machine, mark)| {
+                    machine.states().check().map_err(|unreadable| unreadable.to_string())?;
+                    Ok(mark)
+                },
+            ),
         };
         let what = match checked {
-            Ok((_, mark)) if seq <= last => match store.reader.record(seq) {
+            Ok(mark) if seq <= last => match store.reader.record(seq) {
                 Ok(record) if record.mac != mark.mac => Some("it is of another log than this one".to_owned()),
                 // What is wrong with the record is said of the record.
                 Ok(_) | Err(_) => None,

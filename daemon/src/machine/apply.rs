@@ -60,7 +60,7 @@ impl Machine {
                     states: new.chain(old).collect(),
                     head: None,
                 });
-                self.answers.put(session, uid, committed.number, Answer::Reply(reply));
+                self.answers.put(event.at, session, uid, committed.number, Answer::Reply(reply));
             }
             What::LeaseGranted(lease) => {
                 self.fences = self.fences.max(lease.fence.n);
@@ -79,7 +79,7 @@ impl Machine {
                     tenure: Tenure::Lease { ttl_ms: lease.ttl_ms, deadline_boottime_ms: lease.deadline_boottime_ms },
                     ending: false,
                 });
-                self.answers.put(session, uid, lease.number, Answer::Lease(lease.id.clone()));
+                self.answers.put(event.at, session, uid, lease.number, Answer::Lease(lease.id.clone()));
             }
             What::LeaseRenewed(renewed) => {
                 let (ttl_ms, deadline_boottime_ms) = (renewed.ttl_ms, renewed.deadline_boottime_ms);
@@ -87,7 +87,7 @@ impl Machine {
                 if !self.locks.alter(&renewed.id, |tenure, _| *tenure = new) {
                     return Err(Divergence(format!("lease {} is renewed but not held", renewed.id)));
                 }
-                self.answers.put(session, uid, renewed.number, Answer::Lease(renewed.id.clone()));
+                self.answers.put(event.at, session, uid, renewed.number, Answer::Lease(renewed.id.clone()));
             }
             What::LeaseEnded(ended) => self.locks.remove(&ended.id),
             What::Broken(broken) => {
@@ -108,7 +108,7 @@ impl Machine {
                         waiters: 0,
                     })
                 });
-                self.answers.put(session, uid, broken.number, Answer::Reply(Reply::Broken(rows.collect())));
+                self.answers.put(event.at, session, uid, broken.number, Answer::Reply(Reply::Broken(rows.collect())));
                 // A session lock of an earlier start is not in a machine that is replayed; that it was broken counts.
                 for grant in &broken.grants {
                     self.locks.remove(&grant.id);
@@ -126,7 +126,7 @@ impl Machine {
             What::Tagged(tagged) => {
                 self.states.tag(tagged)?;
                 let answer = Answer::Tagged(tagged.state.clone(), tagged.version);
-                self.answers.put(session, uid, tagged.number, answer);
+                self.answers.put(event.at, session, uid, tagged.number, answer);
             }
             What::LossAccepted(accepted) => {
                 self.loss = Some(accepted.clone());

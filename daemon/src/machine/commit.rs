@@ -135,7 +135,7 @@ impl Machine {
 
     fn conflict(&self, change: &super::StagedChange, version: Version) -> Failure {
         let state = &change.state;
-        let current = self.states.newest(state).map(|(version, entry)| entry.info(state, version));
+        let current = self.states.newest(state).map(|(version, entry)| self.states.info(state, version, entry));
         let there = match &current {
             None => "does not exist".to_owned(),
             Some(info) if info.content.is_none() => format!("was removed by {} (version {version})", info.actor),
@@ -153,7 +153,7 @@ impl Machine {
 
     fn goes_back(&self, change: &super::StagedChange, version: Version) -> Failure {
         let state = &change.state;
-        let current = self.states.newest(state).map(|(version, entry)| entry.info(state, version));
+        let current = self.states.newest(state).map(|(version, entry)| self.states.info(state, version, entry));
         let serial = |content: Option<(Option<u64>, Option<String>)>| match content {
             Some((Some(serial), Some(lineage))) => format!("serial {serial} of lineage {lineage}"),
             _ => "no serial".to_owned(),

@@ -10,9 +10,11 @@ mod answers;
 mod apply;
 mod commit;
 pub mod event;
+mod history;
 mod lock;
 mod locks;
 mod on_name;
+mod packed;
 pub mod snapshot;
 mod states;
 mod tag;
@@ -31,6 +33,7 @@ pub use commit::{CommitAsk, StagedChange};
 use event::{Actor, BootId, Event, LossAccepted};
 pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
+pub use packed::Unreadable;
 pub use states::{States, VersionEntry};
 
 /// Everything that the journal and the holders of locks have said so far.
@@ -227,7 +230,7 @@ impl Machine {
 
     /// What a request that may change something leads to.
     pub fn decide(&self, cx: &Context<'_>, ask: &Ask) -> Decision {
-        if self.answers.get(cx.actor.session, cx.actor.uid, cx.number).is_some() {
+        if self.answers.has(cx.actor.session, cx.actor.uid, cx.number) {
             return Decision { steps: Vec::new(), verdict: Verdict::Recall };
         }
         let decided = match ask {
@@ -244,13 +247,20 @@ impl Machine {
 
     /// The answer that this request already got.
     pub fn recall(&self, actor: &Actor, number: u64, time: Time) -> Option<Result<Reply, Failure>> {
-        match self.answers.get(actor.session, actor.uid, number)? {
-            answers::Answer::Reply(reply) => Some(Ok(reply.clone())),
-            answers::Answer::Lease(id) => Some(self.granted(id, time)),
-            answers::Answer::Tagged(state, version) => {
-                let (_, entry) = self.states.select(state, &Selector::Version(*version))?;
-                Some(Ok(Reply::Version(entry.info(state, *version))))
-            }
+        let answer = match self.answers.get(actor.session, actor.uid, number) {
+            Ok(answer) => answer?.into_owned(),
+            Err(unreadable) => return Some(Err(unreadable.into())),
+        };
+        match answer {
+            answers::Answer::Reply(reply) => Some(Ok(reply)),
+            answers::Answer::Lease(id) => Some(self.granted(&id, time)),
+            answers::Answer::Tagged(state, version) => match self.states.select(&state, &Selector::Version(version)) {
+                Ok(selected) => {
+                    let (_, entry) = selected?;
+                    Some(Ok(Reply::Version(self.states.info(&state, version, entry))))
+                }
+                Err(unreadable) => Some(Err(unreadable.into())),
+            },
         }
     }
 

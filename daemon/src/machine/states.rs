@@ -1,4 +1,7 @@
 //! The states and their versions.
+//!
+//! What a snapshot holds of old versions stays packed until somebody asks for them: whatever may unpack something is an
+//! [`Unreadable`] away from its answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -7,7 +10,9 @@ use std::sync::Arc;
 use stated_shared::{ContentInfo, Selector, Seq, StateName, TagName, Timestamp, Version, VersionInfo};
 
 use super::Divergence;
-use super::event::{Actor, Committed, Content, Payload, Tagged};
+use super::event::{Actor, Committed, Content, Tagged};
+use super::history::History;
+use super::packed::Unreadable;
 
 /// One version, as the journal told it.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +25,6 @@ pub struct VersionEntry {
     pub forced: bool,
     /// What all the changes of its commit share.
     pub commit: Arc<CommitEntry>,
-    /// Its tags, in their order.
-    pub tags: BTreeSet<TagName>,
 }
 
 /// What all the versions of one commit share.
@@ -40,7 +43,7 @@ pub struct CommitEntry {
 /// Every state with all its versions; versions are dense from 1.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct States {
-    by_name: BTreeMap<StateName, Vec<VersionEntry>>,
+    by_name: BTreeMap<StateName, History>,
     tagged: BTreeMap<StateName, BTreeMap<TagName, Version>>,
     versions: u64,
 }
@@ -48,20 +51,18 @@ pub struct States {
 impl States {
     /// The newest version, removals included.
     pub fn newest(&self, name: &StateName) -> Option<(Version, &VersionEntry)> {
-        let versions = self.by_name.get(name)?;
-        Some((Version(versions.len() as u64), versions.last()?))
+        self.by_name.get(name)?.newest()
     }
 
     /// The version that a selector chooses, removals included.
-    pub fn select(&self, name: &StateName, at: &Selector) -> Option<(Version, &VersionEntry)> {
-        match at {
-            Selector::Newest => self.newest(name),
-            Selector::Version(version) => {
-                let index = usize::try_from(version.0.checked_sub(1)?).ok()?;
-                Some((*version, self.by_name.get(name)?.get(index)?))
-            }
-            Selector::Tag(tag) => self.select(name, &Selector::Version(self.tagged(name, tag)?)),
-        }
+    pub fn select(&self, name: &StateName, at: &Selector) -> Result<Option<(Version, &VersionEntry)>, Unreadable> {
+        let version = match at {
+            Selector::Newest => return Ok(self.newest(name)),
+            Selector::Version(version) => Some(*version),
+            Selector::Tag(tag) => self.tagged(name, tag),
+        };
+        let (Some(version), Some(history)) = (version, self.by_name.get(name)) else { return Ok(None) };
+        Ok(history.entry(version)?.map(|entry| (version, entry)))
     }
 
     /// The version that has a tag.
@@ -75,49 +76,63 @@ impl States {
     }
 
     /// A version with content and those that it is patched from, one after the other, down to a whole frame.
-    pub fn chain(&self, name: &StateName, version: Version) -> impl Iterator<Item = (Version, Seq, &Content)> {
-        let versions = self.by_name.get(name).map_or(&[][..], Vec::as_slice);
-        let link = |version: Version| {
-            let entry = versions.get(usize::try_from(version.0.checked_sub(1)?).ok()?)?;
-            Some((version, entry.seq, entry.content.as_ref()?))
-        };
-        std::iter::successors(link(version), move |(_, _, content)| link(content.base?))
+    pub fn chain(
+        &self,
+        name: &StateName,
+        version: Version,
+    ) -> impl Iterator<Item = Result<(Version, Seq, &Content), Unreadable>> {
+        self.by_name.get(name).into_iter().flat_map(move |history| history.chain(version))
     }
 
     /// The newest version that is no removal.
     pub fn newest_content(&self, name: &StateName) -> Option<Version> {
-        let versions = self.by_name.get(name)?;
-        let index = versions.iter().rposition(|entry| entry.content.is_some())?;
-        Some(Version(index as u64 + 1))
+        self.by_name.get(name)?.newest_content()
     }
 
     /// The existing states after a name, each with its newest version; removed ones are left out.
     pub fn list(&self, after: Option<&StateName>) -> impl Iterator<Item = VersionInfo> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_name.range::<StateName, _>((start, Bound::Unbounded)).filter_map(|(name, versions)| {
-            let newest = versions.last().filter(|newest| newest.content.is_some())?;
-            Some(newest.info(name, Version(versions.len() as u64)))
+        self.by_name.range::<StateName, _>((start, Bound::Unbounded)).filter_map(|(name, history)| {
+            let (version, newest) = history.newest().filter(|(_, newest)| newest.content.is_some())?;
+            Some(self.info(name, version, newest))
         })
     }
 
     /// The versions of a state that are older than `before`, newest first; `None` where it never existed.
-    pub fn log(&self, name: &StateName, before: Option<Version>) -> Option<impl Iterator<Item = VersionInfo>> {
-        let (name, versions) = self.by_name.get_key_value(name)?;
-        let end = before.map_or(versions.len(), |before| versions.len().min(before.0.saturating_sub(1) as usize));
-        Some(versions[..end].iter().enumerate().rev().map(|(i, entry)| entry.info(name, Version(i as u64 + 1))))
+    pub fn log(
+        &self,
+        name: &StateName,
+        before: Option<Version>,
+    ) -> Option<impl Iterator<Item = Result<VersionInfo, Unreadable>>> {
+        let (name, history) = self.by_name.get_key_value(name)?;
+        let mut tags: BTreeMap<Version, Vec<TagName>> = BTreeMap::new();
+        for (tag, version) in self.tagged.get(name).into_iter().flatten() {
+            tags.entry(*version).or_default().push(tag.clone());
+        }
+        let rows = history.before(before.unwrap_or(Version(u64::MAX))).rev();
+        Some(rows.map(move |row| {
+            let (version, entry) = row?;
+            Ok(entry.info(name, version, tags.get(&version).cloned().unwrap_or_default()))
+        }))
     }
 
     /// Every version of every state.
-    pub fn all(&self) -> impl Iterator<Item = (&StateName, Version, &VersionEntry)> {
-        self.by_name.iter().flat_map(|(name, versions)| {
-            versions.iter().enumerate().map(move |(i, entry)| (name, Version(i as u64 + 1), entry))
+    pub fn all(&self) -> impl Iterator<Item = Result<(&StateName, Version, &VersionEntry), Unreadable>> {
+        self.by_name.iter().flat_map(|(name, history)| {
+            history.all().map(move |row| row.map(|(version, entry)| (name, version, entry)))
         })
     }
 
     /// How many states exist, and how many versions are kept.
     pub fn count(&self) -> (u64, u64) {
-        let exist = self.by_name.values().filter(|versions| versions.last().is_some_and(|v| v.content.is_some()));
+        let newest = self.by_name.values().filter_map(History::newest);
+        let exist = newest.filter(|(_, newest)| newest.content.is_some());
         (exist.count() as u64, self.versions)
+    }
+
+    /// How many names have versions, without a look at each.
+    pub fn name_count(&self) -> u64 {
+        self.by_name.len() as u64
     }
 
     /// How many versions are kept, without a look at each state.
@@ -125,27 +140,52 @@ impl States {
         self.versions
     }
 
-    /// The names of all blobs that some version needs.
-    pub fn blobs(&self) -> BTreeSet<&str> {
-        self.all()
-            .filter_map(|(_, _, entry)| match &entry.content.as_ref()?.payload {
-                Payload::Blob { id, .. } => Some(id.as_str()),
-                Payload::Inline { .. } => None,
-            })
-            .collect()
+    /// How many runs of old versions there are, and how many of them were unpacked.
+    pub fn run_count(&self) -> (u64, u64) {
+        let runs = self.by_name.values().flat_map(History::runs);
+        runs.fold((0, 0), |(all, unpacked), run| (all + 1, unpacked + u64::from(run.is_unpacked())))
     }
 
-    pub(super) fn restore(&mut self, name: StateName, versions: Vec<VersionEntry>) {
-        self.versions += versions.len() as u64;
-        let tags = versions
-            .iter()
-            .zip(1..)
-            .flat_map(|(entry, version)| entry.tags.iter().map(move |tag| (tag.clone(), Version(version))));
-        let tags: BTreeMap<_, _> = tags.collect();
+    /// The names of all blobs that some version needs.
+    pub fn blobs(&self) -> BTreeSet<&str> {
+        let blobs = self.by_name.values().flat_map(|history| {
+            let packed = history.runs().iter().flat_map(|run| &run.blobs).map(String::as_str);
+            packed.chain(history.tail().iter().filter_map(VersionEntry::blob))
+        });
+        blobs.collect()
+    }
+
+    /// Unpacks everything, to see that it can be.
+    pub fn check(&self) -> Result<(), Unreadable> {
+        self.all().try_for_each(|row| row.map(drop))?;
+        self.by_name.values().filter_map(History::links).try_for_each(|links| links.all().map(drop))
+    }
+
+    /// The facts of a version as a client hears them.
+    pub fn info(&self, name: &StateName, version: Version, entry: &VersionEntry) -> VersionInfo {
+        let tags = self.tagged.get(name).into_iter().flatten();
+        let tags = tags.filter(|(_, tagged)| **tagged == version).map(|(tag, _)| tag.clone()).collect();
+        entry.info(name, version, tags)
+    }
+
+    /// Every state with its history and its tags.
+    pub(super) fn histories(
+        &self,
+    ) -> impl Iterator<Item = (&StateName, &History, Option<&BTreeMap<TagName, Version>>)> {
+        self.by_name.iter().map(|(name, history)| (name, history, self.tagged.get(name)))
+    }
+
+    /// Packs what is old.
+    pub(super) fn pack(&mut self) -> Result<(), Divergence> {
+        self.by_name.values_mut().try_for_each(History::pack)
+    }
+
+    pub(super) fn restore(&mut self, name: StateName, history: History, tags: BTreeMap<TagName, Version>) {
+        self.versions += history.len();
         if !tags.is_empty() {
             self.tagged.insert(name.clone(), tags);
         }
-        self.by_name.insert(name, versions);
+        self.by_name.insert(name, history);
     }
 
     pub(super) fn apply(
@@ -162,26 +202,21 @@ impl States {
             labels: event.labels.clone(),
         });
         for change in &event.changes {
-            let versions = self.by_name.entry(change.state.clone()).or_default();
-            if change.version.0 != versions.len() as u64 + 1 {
-                return Err(Divergence(format!(
-                    "version {} of a state follows version {}",
-                    change.version,
-                    versions.len()
-                )));
+            let history = self.by_name.entry(change.state.clone()).or_default();
+            let len = history.len();
+            if change.version.0 != len + 1 {
+                return Err(Divergence(format!("version {} of a state follows version {len}", change.version)));
             }
-            if let Some(base) = change.content.as_ref().and_then(|content| content.base) {
-                let index = base.0.checked_sub(1).and_then(|index| usize::try_from(index).ok());
-                if index.and_then(|index| versions.get(index)?.content.as_ref()).is_none() {
-                    return Err(Divergence(format!("version {} is a patch from {base}", change.version)));
-                }
+            if let Some(base) = change.content.as_ref().and_then(|content| content.base)
+                && history.link(base)?.is_none()
+            {
+                return Err(Divergence(format!("version {} is a patch from {base}", change.version)));
             }
-            versions.push(VersionEntry {
+            history.push(VersionEntry {
                 seq,
                 content: change.content.clone(),
                 forced: change.forced,
                 commit: Arc::clone(&commit),
-                tags: BTreeSet::new(),
             });
             self.versions += 1;
         }
@@ -190,32 +225,25 @@ impl States {
 
     pub(super) fn tag(&mut self, event: &Tagged) -> Result<(), Divergence> {
         let Tagged { state, tag, version, removed, .. } = event;
+        if !(1..=self.by_name.get(state).map_or(0, History::len)).contains(&version.0) {
+            return Err(Divergence(format!("version {version} of a state is tagged and does not exist")));
+        }
         let tags = self.tagged.entry(state.clone()).or_default();
-        let last = if *removed { tags.remove(tag) } else { tags.insert(tag.clone(), *version) };
+        if *removed {
+            tags.remove(tag);
+        } else {
+            tags.insert(tag.clone(), *version);
+        }
         if tags.is_empty() {
             self.tagged.remove(state);
         }
-        if let Some(entry) = last.and_then(|version| self.entry_mut(state, version)) {
-            entry.tags.remove(tag);
-        }
-        let Some(entry) = self.entry_mut(state, *version) else {
-            return Err(Divergence(format!("version {version} of a state is tagged and does not exist")));
-        };
-        if !removed {
-            entry.tags.insert(tag.clone());
-        }
         Ok(())
-    }
-
-    fn entry_mut(&mut self, name: &StateName, version: Version) -> Option<&mut VersionEntry> {
-        let index = usize::try_from(version.0.checked_sub(1)?).ok()?;
-        self.by_name.get_mut(name)?.get_mut(index)
     }
 }
 
 impl VersionEntry {
     /// The facts as a client hears them.
-    pub fn info(&self, state: &StateName, version: Version) -> VersionInfo {
+    fn info(&self, state: &StateName, version: Version, tags: Vec<TagName>) -> VersionInfo {
         VersionInfo {
             state: state.clone(),
             version,
@@ -225,7 +253,7 @@ impl VersionEntry {
             message: self.commit.message.clone(),
             labels: self.commit.labels.clone(),
             forced: self.forced,
-            tags: self.tags.iter().cloned().collect(),
+            tags,
         }
     }
 }

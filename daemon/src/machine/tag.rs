@@ -14,7 +14,7 @@ impl Machine {
         let version = match at {
             Some(at) => {
                 let (version, entry) =
-                    self.states.select(state, at).ok_or_else(|| no_version(&format!("{at} of {state}")))?;
+                    self.states.select(state, at)?.ok_or_else(|| no_version(&format!("{at} of {state}")))?;
                 if entry.content.is_none() {
                     let message = format!("{state}@{version} is a removal, which has no content to tag");
                     return Err(Failure::new(FailureKind::NotFound, message)
@@ -26,9 +26,9 @@ impl Machine {
         };
         match present {
             Some(present) if at.is_some() && present == version => {
-                let entry = self.states.select(state, &stated_shared::Selector::Version(version));
+                let entry = self.states.select(state, &stated_shared::Selector::Version(version))?;
                 let (version, entry) = entry.ok_or_else(|| no_version(&format!("version {version} of {state}")))?;
-                let reply = Reply::Version(entry.info(state, version));
+                let reply = Reply::Version(self.states.info(state, version, entry));
                 return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(reply) });
             }
             Some(present) if at.is_some() && !moves => return Err(taken(ask, present, version)),

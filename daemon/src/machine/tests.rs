@@ -284,7 +284,7 @@ fn act(rig: &mut Rig, act: &Act) {
             let (_, answer) = rig.ask(*session, &Ask::Tag(ask));
             if let Ok(Some(Reply::Version(info))) = answer {
                 assert_eq!(info.tags.contains(&tag(*n)), at.is_some());
-                let tagged = rig.machine.states().select(&name(*state), &Selector::Tag(tag(*n)));
+                let tagged = rig.machine.states().select(&name(*state), &Selector::Tag(tag(*n))).unwrap();
                 assert_eq!(tagged.map(|(version, _)| version), at.map(|_| info.version));
             }
         }
@@ -388,13 +388,20 @@ proptest! {
     }
 }
 
+/// The lines of a snapshot, and its frames.
+fn stored(machine: &Machine) -> (String, Vec<u8>) {
+    let (mut lines, mut frames) = (String::new(), Vec::new());
+    let mut see = |line: &super::snapshot::Line| lines += &(serde_json::to_string(line).unwrap() + "\n");
+    machine.store(&mut see, &mut |frame| frames.extend_from_slice(frame)).unwrap();
+    (lines, frames)
+}
+
 /// Through the stored form and back.
 fn restored(machine: &Machine) -> Machine {
-    let mut lines = Vec::new();
-    machine.store(&mut |line| lines.push(serde_json::to_string(line).unwrap())).unwrap();
-    let mut restoring = super::snapshot::Restoring::default();
-    for line in lines {
-        restoring.line(serde_json::from_str(&line).unwrap()).unwrap();
+    let (lines, frames) = stored(machine);
+    let mut restoring = super::snapshot::Restoring::new(&frames);
+    for line in lines.lines() {
+        restoring.line(serde_json::from_str(line).unwrap()).unwrap();
     }
     restoring.finish().unwrap()
 }
@@ -416,13 +423,19 @@ proptest! {
         for (i, (seq, event)) in events.iter().enumerate() {
             machine.apply(*seq, event).unwrap();
             cached.apply(*seq, event).unwrap();
+            if i % 3 > 0 {
+                cached.pack().unwrap();
+            }
             cached = restored(&cached);
-            prop_assert_eq!(&cached, &machine, "after event {} of {}", i + 1, events.len());
+            // To compare is to unpack, which the next one must do without.
+            prop_assert_eq!(&cached.clone(), &machine, "after event {} of {}", i + 1, events.len());
+            cached = restored(&cached);
         }
         let middle = events.len() / 2;
         let mut tailed = Machine::default();
         events[..middle].iter().for_each(|(seq, event)| tailed.apply(*seq, event).unwrap());
         if middle > 0 {
+            tailed.pack().unwrap();
             tailed = restored(&tailed);
         }
         events[middle..].iter().for_each(|(seq, event)| tailed.apply(*seq, event).unwrap());
@@ -460,15 +473,49 @@ fn the_stored_form_of_each_line_of_a_snapshot_stays_as_it_is() {
     machine.apply(Seq(20), &closed).unwrap();
     let accepted = super::event::LossAccepted { seq: Seq(21), aside: "lost/15-1".to_owned() };
     machine.apply(Seq(21), &Event { what: What::LossAccepted(accepted), ..closed }).unwrap();
-    let mut text = String::new();
-    machine
-        .store(&mut |line| {
-            text.push_str(&serde_json::to_string(line).unwrap());
-            text.push('\n');
-        })
-        .unwrap();
+    let (text, _) = stored(&machine);
     let golden = include_str!("../../tests/fixtures/snapshot-1.jsonl");
     assert_eq!(text, golden, "snapshots with the old form exist: add a fixture, never edit one");
+    assert_eq!(restored(&machine), machine);
+}
+
+#[test]
+fn the_stored_form_of_what_is_packed_stays_as_it_is() {
+    let mut machine = Machine::default();
+    let patches = include_str!("../../tests/fixtures/events-patch.jsonl").lines().collect::<Vec<_>>();
+    let mut events: Vec<Event> = patches.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut last = events[1].clone();
+    if let What::Committed(committed) = &mut last.what {
+        let change = &mut committed.changes[0];
+        change.version = Version(3);
+        let content = change.content.as_mut().unwrap();
+        (content.base, content.payload) = (Some(Version(2)), Payload::Blob { id: "00ff".repeat(8), len_bytes: 70_000 });
+    }
+    let tagged = super::event::Tagged { number: 4, state: name(0), tag: tag(1), version: Version(1), removed: false };
+    events.push(last.clone());
+    events.push(Event { what: What::Tagged(tagged), ..last.clone() });
+    if let What::Committed(committed) = &mut last.what {
+        committed.changes[0].version = Version(4);
+        committed.changes[0].content = None;
+    }
+    events.push(last);
+    for (seq, event) in (1..).map(Seq).zip(&events) {
+        machine.apply(seq, event).unwrap();
+    }
+    machine.pack().unwrap();
+    let (lines, frames) = stored(&machine);
+    let state = lines.lines().find(|line| line.starts_with("{\"state\"")).unwrap();
+    let mut facts: serde_json::Value = serde_json::from_str(state).unwrap();
+    // How long a frame becomes is up to the compressor.
+    let (run, links) = (&facts["state"]["runs"][0]["len_bytes"], &facts["state"]["links_len_bytes"]);
+    assert_eq!(run.as_u64().unwrap() + links.as_u64().unwrap(), frames.len() as u64);
+    (facts["state"]["runs"][0]["len_bytes"], facts["state"]["links_len_bytes"]) = (0.into(), 0.into());
+    let unpacked = String::from_utf8(zstd::stream::decode_all(&frames[..]).unwrap()).unwrap();
+    let golden = include_str!("../../tests/fixtures/snapshot-packed.jsonl");
+    let (golden_facts, golden_lines) = golden.split_once('\n').unwrap();
+    let why = "snapshots with the old form exist: add a fixture, never edit one";
+    assert_eq!(facts, serde_json::from_str::<serde_json::Value>(golden_facts).unwrap(), "{why}");
+    assert_eq!(unpacked, golden_lines, "{why}");
     assert_eq!(restored(&machine), machine);
 }
 
@@ -595,9 +642,13 @@ fn a_tag_stays_until_it_is_moved_on_purpose() {
     rig.ask(1, &give(at(1), false)).1.unwrap();
     assert_eq!(rig.journal.len(), before, "it has the tag already");
     rig.ask(1, &give(at(2), true)).1.unwrap();
-    let (version, entry) = rig.machine.states().select(&name(0), &Selector::Tag(tag(0))).unwrap();
-    assert_eq!((version, entry.tags.len()), (Version(2), 1));
-    assert!(rig.machine.states().select(&name(0), &at(1).unwrap()).unwrap().1.tags.is_empty());
+    let tags = |at: &Selector| {
+        let states = rig.machine.states();
+        let (version, entry) = states.select(&name(0), at).unwrap().unwrap();
+        (version, states.info(&name(0), version, entry).tags)
+    };
+    assert_eq!(tags(&Selector::Tag(tag(0))), (Version(2), vec![tag(0)]));
+    assert_eq!(tags(&at(1).unwrap()), (Version(1), vec![]));
     assert_eq!(rig.ask(1, &give(at(3), true)).1, Err(FailureKind::NotFound));
     rig.ask(1, &give(None, false)).1.unwrap();
     assert_eq!(rig.ask(1, &give(None, false)).1, Err(FailureKind::NotFound));
@@ -726,7 +777,7 @@ fn the_stored_form_of_a_patch_stays_as_it_is() {
     for (line, seq) in golden.lines().zip(1..) {
         machine.apply(Seq(seq), &serde_json::from_str(line).unwrap()).unwrap();
     }
-    let chain: Vec<_> = machine.states().chain(&name(0), Version(2)).map(|(version, ..)| version.0).collect();
+    let chain: Vec<_> = machine.states().chain(&name(0), Version(2)).map(|link| link.unwrap().0.0).collect();
     assert_eq!(chain, [2, 1]);
     for nothing in [0, 3, 4] {
         assert!(machine.apply(Seq(3), &committed(3, Some(Version(nothing)))).is_err(), "a patch from {nothing}");

@@ -180,7 +180,8 @@ impl Model {
 
     fn check_states(&mut self, machine: &Machine, open: &mut [Asked]) {
         let mut found: BTreeMap<&StateName, Vec<(u64, Option<Digest>)>> = BTreeMap::new();
-        for (name, version, entry) in machine.states().all() {
+        for row in machine.states().all() {
+            let (name, version, entry) = row.expect("it reads");
             let rows = found.entry(name).or_default();
             let number = entry.commit.message.as_deref().and_then(|text| text.parse().ok()).expect("a number");
             rows.push((number, entry.content.as_ref().map(|content| content.sha256)));

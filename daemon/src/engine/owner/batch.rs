@@ -186,7 +186,8 @@ impl Owner {
         let Fresh { state, version, sha256, bytes } = fresh;
         let newest = self.parts.budget.newest();
         // A later change of the same batch may have overtaken it.
-        let bases = Bases::of(self.parts.machine.states(), &state).filter(|bases| bases.newest() == version);
+        let bases = Bases::of(self.parts.machine.states(), &state).ok().flatten();
+        let bases = bases.filter(|bases| bases.newest() == version);
         let Some(bases) = bases else { return };
         let room = bytes.as_ref().and_then(|bytes| self.parts.budget.room_at_once(bytes.len() as u64));
         match (bytes, room) {
