@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use stated_shared::{Change, Content, Expect, Request, Selector, StateName};
+
 use super::life::Life;
 use crate::disk::sim::{Fault, Operation};
 
@@ -128,7 +130,37 @@ fn a_full_disk_anywhere_loses_nothing() {
 }
 
 #[test]
-fn a_kill_anywhere_and_then_a_power_cut_lose_nothing() {
+fn promise_2_unacknowledged_is_all_or_nothing_after_a_kill_anywhere() {
     let seen = each_fault(Fault::Kill);
     assert!(seen.keys().any(|(_, outcome)| *outcome == Outcome::NotStarted));
+}
+
+/// Whatever fails while a record becomes durable: neither a commit of it, nor a read or a refusal that saw it, is answered.
+#[test]
+fn promise_1_nobody_hears_of_what_is_not_durable() {
+    for fault in [Fault::Io, Fault::Cut] {
+        let mut halts = 0;
+        for after in 0.. {
+            let mut life = Life::new(3);
+            assert!(life.start());
+            let asked = life.write("a", 300);
+            assert!(life.step(vec![asked]));
+            let state = StateName::parse("a").unwrap();
+            let selected = || Request::Show { state: state.clone(), at: Selector::Newest };
+            let absent = |content| Change { state: state.clone(), expect: Expect::Absent, content };
+            let (write, mut refused) = (life.write("a", 500), life.write("a", 700).request);
+            if let Request::Commit(commit) = &mut refused {
+                commit.changes = vec![absent(Content::Removed)];
+            }
+            life.disk().fail(after, fault);
+            let (answers, halted) = life.ask(vec![write.request, selected(), refused]);
+            if !halted {
+                assert_eq!(answers.len(), 3, "everybody is answered: {answers:?}");
+                break;
+            }
+            halts += 1;
+            assert!(answers.is_empty(), "{fault:?} at operation {after}, and this was told: {answers:?}");
+        }
+        assert!(halts > 0, "nothing failed");
+    }
 }

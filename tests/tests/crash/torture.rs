@@ -28,7 +28,7 @@ struct Writer {
 ///
 /// `STATED_TORTURE_ROUNDS` makes it longer.
 #[test]
-fn acknowledged_commits_survive_kill_9_and_others_are_whole_or_absent() {
+fn promise_1_acknowledged_commits_survive_kill_9() {
     let usual = if std::env::var("CI").as_deref() == Ok("true") { ROUNDS_IN_CI } else { ROUNDS };
     let rounds = std::env::var("STATED_TORTURE_ROUNDS").map_or(usual, |text| text.parse().expect("a number"));
     let mut random = Random::new();
