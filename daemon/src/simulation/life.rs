@@ -112,6 +112,12 @@ impl Life {
         }
     }
 
+    /// Writes a snapshot; nobody is told of one that cannot be written.
+    pub fn snapshot(&mut self) {
+        let written = self.host.snapshot(self.daemon.as_ref().expect("a daemon runs"));
+        assert!(written.is_ok() || self.host.disk.was_hit(), "nothing failed: {written:?}");
+    }
+
     /// Reads the newest content of every state.
     pub fn read_all(&self) {
         self.model.check_contents(&self.daemon.as_ref().expect("a daemon runs").engine);
@@ -188,6 +194,9 @@ impl Life {
             let asked = if step == 0 { self.retries() } else { self.some_requests() };
             if !self.step(asked) {
                 return;
+            }
+            if self.random.one_in(6) {
+                self.snapshot();
             }
         }
     }
