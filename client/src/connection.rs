@@ -19,8 +19,9 @@ use stated_shared::{Failure, FailureKind};
 
 use crate::trust;
 
-/// Bytes asked from the socket at once.
-const READ_LEN: usize = 64 << 10;
+/// Bytes asked from the socket at once: an answer, and while more comes than that, ever more.
+const READ_LEN_MIN: usize = 4 << 10;
+const READ_LEN_MAX: usize = 256 << 10;
 
 /// What the server sent.
 pub(crate) enum Incoming {
@@ -57,6 +58,8 @@ pub(crate) struct Connection {
     stream: UnixStream,
     stage: Stage,
     inbox: Vec<u8>,
+    /// How much is asked for next.
+    read_len: usize,
     /// How much of the inbox is consumed.
     taken: usize,
     /// The opening bytes, until they go out together with the first request.
@@ -71,7 +74,7 @@ impl Connection {
         trust::check(&stream, socket).map_err(Broken::Refused)?;
         let mut outbox = Preamble::OURS.encode().to_vec();
         outbox.extend(encode(hello)?);
-        Ok(Self { stream, stage: Stage::Preamble, inbox: Vec::new(), taken: 0, outbox })
+        Ok(Self { stream, stage: Stage::Preamble, inbox: Vec::new(), read_len: READ_LEN_MIN, taken: 0, outbox })
     }
 
     /// Whether the handshake is over.
@@ -211,7 +214,7 @@ impl Connection {
         self.inbox.drain(..self.taken);
         self.taken = 0;
         let start = self.inbox.len();
-        self.inbox.resize(start + READ_LEN, 0);
+        self.inbox.resize(start + self.read_len, 0);
         let received = loop {
             match recv(&self.stream, &mut self.inbox[start..], RecvFlags::empty()) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -220,6 +223,9 @@ impl Connection {
         };
         let len = received.as_ref().map_or(0, |(len, _)| *len);
         self.inbox.truncate(start + len);
+        if len == self.read_len {
+            self.read_len = (self.read_len * 2).min(READ_LEN_MAX);
+        }
         match received {
             Ok(_) if len == 0 => Err(Broken::Lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => Ok(true),

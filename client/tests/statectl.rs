@@ -223,7 +223,7 @@ fn a_rollback_gives_a_terraform_state_the_next_serial() {
 #[test]
 fn diff_compares_the_newest_with_the_one_before() {
     let answer = |request: Request| match request {
-        Request::Log { .. } => Ok(versions(vec![version("a", 2, b"x")], true)),
+        Request::Show { at: stated_shared::Selector::Newest, .. } => Ok(Reply::Version(version("a", 2, b"x"))),
         Request::Show { at: stated_shared::Selector::Version(number), .. } => {
             Ok(Reply::Version(version("a", number.0, b"x")))
         }

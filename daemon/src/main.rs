@@ -63,6 +63,9 @@ impl Places {
     }
 }
 
+/// Threads that serve connections, at least.
+const THREADS_MIN: usize = 2;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("STATED_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -93,7 +96,10 @@ fn main() -> ExitCode {
 
 fn run(places: Places, accept_loss: Option<Seq>) -> Result<(), Failure> {
     let settings = Settings { accept_loss, ..places.settings()? };
+    // One of them may sit in a sync.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).max(THREADS_MIN);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot start the runtime: {error}")))?

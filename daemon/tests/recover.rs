@@ -88,7 +88,7 @@ impl Fixture {
             text.extend(json!({"at": CREATED, "actor": actor, "what": what}).to_string().into_bytes());
             text.push(b'\n');
         }
-        self.mac = self.vault.chain(self.mac, seq, &text);
+        self.mac = self.vault.chain(self.mac, seq, &[&text]);
         text.extend(payloads);
         let sealed = self.vault.seal(&text).unwrap();
         journal.append(&Record { seq, mac: self.mac, sealed }).unwrap();

@@ -13,8 +13,12 @@ pub fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(|| {
         let test = std::env::current_exe().expect("the test has a path");
-        // target/<profile>/deps/<test>
-        let directory = test.parent().and_then(Path::parent).expect("a test lies below its profile's directory");
+        // target/<profile>/deps/<test>, or a program of this package: target/<profile>/<program>
+        let directory = test.parent().expect("a program lies in a directory");
+        let directory = match directory.parent() {
+            Some(profile) if directory.ends_with("deps") => profile,
+            _ => directory,
+        };
         let target = directory.parent().expect("a profile's directory lies below the target directory");
         let profile = match directory.file_name().and_then(|name| name.to_str()) {
             Some("debug") => "dev",

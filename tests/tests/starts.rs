@@ -167,6 +167,9 @@ fn accepted_damage_goes_to_lost_and_nothing_else_does() {
         let refused = host.stated(["run"]).run().code(74);
         assert!(refused.stderr.contains("--accept-loss=10"), "{}", refused.stderr);
         let daemon = host.daemon_by(host.stated(["run", "--accept-loss=10"]));
+        // Who saw more is not told that all is well.
+        host.statectl(["get", "a"]).run().code(74).says("--accept-rollback");
+        host.run(["status", "--accept-rollback"]);
         let newest = host.get("a");
         assert!(newest.starts_with(b"version ") && newest != b"version 20");
         assert_eq!(host.statectl(["get", "large"]).run().code, 66);
@@ -211,6 +214,7 @@ fn a_loss_that_only_the_table_of_locks_knows_of_can_be_accepted() {
     let refused = host.stated(["run"]).run().code(74);
     let hint = refused.stderr.split("--accept-loss=").nth(1).expect("a hint").trim().to_owned();
     let daemon = host.daemon_by(host.stated(["run", &format!("--accept-loss={hint}")]));
+    host.run(["status", "--accept-rollback"]);
     assert_eq!(host.get("a"), b"1");
     daemon.kill();
     // It is recorded: the next start asks nothing.

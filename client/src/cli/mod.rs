@@ -165,6 +165,43 @@ impl Context {
     }
 }
 
+/// The verbs that scripts call in loops, defined alone.
+#[derive(Debug, Parser)]
+#[command(name = "statectl", disable_help_subcommand = true)]
+struct FrequentCli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Frequent,
+}
+
+#[derive(Debug, Subcommand)]
+enum Frequent {
+    Put(put::Put),
+    Get(get::Get),
+    Lock(lock::LockVerb),
+    Unlock(unlock::Unlock),
+}
+
+/// Parses the arguments of this process.
+///
+/// To define all verbs takes longer than to take a lock, so what is called in loops is tried first. Whatever is no
+/// complete call of that, help and mistakes included, is for the whole definition to tell.
+fn parse() -> Result<Cli, clap::Error> {
+    FrequentCli::try_parse().map_or_else(
+        |_| parse_all(),
+        |FrequentCli { globals, verb }| {
+            let verb = match verb {
+                Frequent::Put(put) => Verb::Put(put),
+                Frequent::Get(get) => Verb::Get(get),
+                Frequent::Lock(lock) => Verb::Lock(lock),
+                Frequent::Unlock(unlock) => Verb::Unlock(unlock),
+            };
+            Ok(Cli { globals, verb })
+        },
+    )
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     // No verb of the command line, so that neither help, completions nor the manual tell of it.
@@ -199,7 +236,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The arguments of this process. What is wrong with them is told in colour where `--color` has it so.
-fn parse() -> Result<Cli, clap::Error> {
+fn parse_all() -> Result<Cli, clap::Error> {
     let given: Vec<_> = failure::own_arguments().collect();
     let wanted = given.iter().enumerate().find_map(|(at, argument)| match argument.to_str()? {
         "--color" => given.get(at + 1)?.to_str().map(ToOwned::to_owned),
@@ -260,5 +297,6 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         super::Cli::command().debug_assert();
+        super::FrequentCli::command().debug_assert();
     }
 }

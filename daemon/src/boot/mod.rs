@@ -124,8 +124,8 @@ pub fn verify(settings: &Settings) -> Result<(u64, Vec<Damage>), Failure> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     present(&*disk, settings)?;
     let opened = open(&disk, settings, &identities(settings, &clock()?)?, OpenMode::ReadOnly)?;
-    let OpenedJournal { replay, journal, .. } = &opened.journal;
-    let found = engine::verify_offline(replay, journal, &settings.state_dir);
+    let OpenedJournal { replay, journal, snapshots, .. } = &opened.journal;
+    let found = engine::verify_offline(replay, journal, snapshots.place.clone(), &settings.state_dir);
     Ok((found.records, found.damage))
 }
 

@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 use stated_shared::{LockId, Seq, SessionId};
-use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::owner::Command;
+use super::seat::WeakQueue;
 use crate::host::{GrantTable, GrantTableError, Process, Reopened};
 use crate::machine::{Grant, Link, Locks, Motion, Released, Tenure, Tie};
 
@@ -28,7 +28,7 @@ pub(super) struct GrantBook {
     released: VecDeque<LockId>,
     runtime: tokio::runtime::Handle,
     tracker: TaskTracker,
-    sender: mpsc::WeakSender<Command>,
+    queue: WeakQueue,
 }
 
 /// What the table holds of a grant that ended, in the grant's place: a repeated unlock is answered well after a restart
@@ -63,7 +63,7 @@ impl GrantBook {
         table: GrantTable,
         runtime: tokio::runtime::Handle,
         tracker: TaskTracker,
-        sender: mpsc::WeakSender<Command>,
+        queue: WeakQueue,
     ) -> Self {
         Self {
             table,
@@ -73,7 +73,7 @@ impl GrantBook {
             released: VecDeque::new(),
             runtime,
             tracker,
-            sender,
+            queue,
         }
     }
 
@@ -129,16 +129,15 @@ impl GrantBook {
     fn end(&mut self, id: &LockId, released: Released, locks: &Locks, seq: Seq) {
         self.unwatch(id);
         let entry = serde_json::to_vec(&Ended { released }).expect("an ended grant has a JSON form");
-        if let Err(error) = self.table.put(id.as_str(), seq, &entry) {
-            tracing::error!(lock = %id, %error, "a lock that ended could not be struck out: it may come back with a restart");
-        }
         self.released.push_back(id.clone());
-        if self.released.len() > RELEASED_MAX
-            && let Some(oldest) = self.released.pop_front()
-            // An ID may have been granted anew.
-            && locks.grant(&oldest).is_none()
-        {
-            self.remove(&oldest, seq);
+        let oldest = if self.released.len() > RELEASED_MAX { self.released.pop_front() } else { None };
+        // An ID may have been granted anew.
+        let written = match oldest.filter(|oldest| locks.grant(oldest).is_none() && oldest != id) {
+            Some(oldest) => self.table.put_and_remove(id.as_str(), seq, &entry, oldest.as_str()),
+            None => self.table.put(id.as_str(), seq, &entry),
+        };
+        if let Err(error) = written {
+            tracing::error!(lock = %id, %error, "a lock that ended could not be struck out: it may come back with a restart");
         }
     }
 
@@ -184,17 +183,14 @@ impl GrantBook {
     pub(super) fn watch(&mut self, id: LockId, process: Process) {
         self.watch_count += 1;
         let watch = self.watch_count;
-        let sender = self.sender.clone();
+        let queue = self.queue.clone();
         let told = id.clone();
         let task = async move {
             if let Err(error) = process.gone().await {
                 tracing::error!(lock = %told, %error, "cannot watch the process of a lock, so the lock stays until unlocked");
                 return;
             }
-            if let Some(sender) = sender.upgrade() {
-                // Nobody listens any more only when the daemon stops.
-                let _ = sender.send(Command::ProcessGone { id: told, watch }).await;
-            }
+            queue.send(Command::ProcessGone { id: told, watch }).await;
         };
         let task = self.tracker.spawn_on(task, &self.runtime);
         if let Some((_, old)) = self.watches.insert(id, (watch, task.abort_handle())) {
@@ -208,12 +204,10 @@ impl GrantBook {
     }
 
     fn watch_peer(&self, session: SessionId, process: Process) {
-        let sender = self.sender.clone();
+        let queue = self.queue.clone();
         let task = async move {
-            if process.gone().await.is_ok()
-                && let Some(sender) = sender.upgrade()
-            {
-                let _ = sender.send(Command::PeerGone { session }).await;
+            if process.gone().await.is_ok() {
+                queue.send(Command::PeerGone { session }).await;
             }
         };
         self.tracker.spawn_on(task, &self.runtime);

@@ -11,7 +11,7 @@ use stated_shared::{
     AuditFilter, ChangePage, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Part, Reply, Request, Selector,
     Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::budget::{ContentBudget, ContentPermit, HeldContent};
@@ -20,6 +20,7 @@ use super::delta::{self, Bases, Chain, Link};
 use super::newest::NewestContent;
 use super::outbox::Outbox;
 use super::owner::{Command, Query, Reading, Submission, View};
+use super::seat::Queue;
 use super::service::{ConnectionId, FetchedContent, Opened, Service, Submission as Asking};
 use super::store::Store;
 use super::watermark::Watermark;
@@ -49,7 +50,7 @@ pub struct Facts {
 /// A way to the engine, shared by all connections.
 #[derive(Clone)]
 pub struct Engine {
-    pub(super) sender: mpsc::Sender<Command>,
+    pub(super) queue: Queue,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -82,7 +83,7 @@ impl Engine {
         self.send(Command::Submit(Box::new(submission))).await
     }
 
-    /// Answers with what is read from the machine on the owner's thread.
+    /// Answers with what is read from the machine where the owner is driven.
     async fn read<F>(&self, of: Asked, read: F) -> Result<(), Failure>
     where
         F: FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send + 'static,
@@ -256,7 +257,7 @@ impl Engine {
         Ok(bytes)
     }
 
-    /// Reads the machine on the owner's thread; the answer comes once everything that it saw is durable.
+    /// Reads the machine where the owner is driven; the answer comes once everything that it saw is durable.
     pub(super) async fn query<T, F>(&self, read: F) -> Result<T, Failure>
     where
         T: Send + 'static,
@@ -273,7 +274,7 @@ impl Engine {
     }
 
     async fn send(&self, command: Command) -> Result<(), Failure> {
-        self.sender.send(command).await.map_err(|_| stopping())
+        self.queue.send(command).await.map_err(|_| stopping())
     }
 }
 
@@ -386,7 +387,7 @@ impl Service for Engine {
 
     fn denied(&self, actor: stated_shared::Actor) {
         // A full queue loses this entry and not the daemon's calm; the log has it.
-        if self.sender.try_send(Command::Denied(Box::new(actor.into()))).is_err() {
+        if !self.queue.try_send(Command::Denied(Box::new(actor.into()))) {
             tracing::warn!("a denial is not in the audit log: the engine is busy");
         }
     }

@@ -1,4 +1,4 @@
-//! The one task that owns machine and journal.
+//! The one owner of machine and journal.
 //!
 //! Requests come through one bounded queue. The owner decides each against the machine, folds the steps in, appends the
 //! events of the whole batch as one record, and only then lets anyone hear an answer. Refusals and reads wait likewise,
@@ -17,7 +17,10 @@ mod newest;
 mod observed;
 mod outbox;
 mod owner;
+mod preparation;
+mod raw_frame;
 mod record;
+mod seat;
 mod service;
 mod snapshot;
 mod stage;

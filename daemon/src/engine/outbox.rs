@@ -4,7 +4,7 @@ use stated_shared::{Failure, Notice, Reply};
 
 /// The engine's way back to one connection.
 ///
-/// The engine calls it on its own thread and must never wait there: an implementation sends what the socket takes at
+/// The engine calls it while all others wait for it, and must not be kept: an implementation sends what the socket takes at
 /// once, queues the rest within a bound, and cuts the connection of a peer that does not read.
 pub trait Outbox: Send + Sync {
     /// Answers a request.

@@ -16,6 +16,9 @@ use crate::vault::{self, Vault};
 /// Longest plaintext of a record, in bytes: a batch of small payloads stays far below.
 pub const PLAINTEXT_LEN_MAX: usize = 8 << 20;
 
+/// Buffers larger than this are given back after their record, in bytes.
+pub const BUFFER_KEPT_LEN: usize = 1 << 20;
+
 /// The version of this form.
 const FORM: u32 = 1;
 
@@ -81,23 +84,38 @@ impl Draft {
     }
 
     /// Adds events, one line each, and the payloads that they refer to.
-    pub fn add(&mut self, lines: &[Vec<u8>], payloads: &[u8]) {
+    pub fn add(&mut self, lines: &[Vec<u8>], payloads: &[Vec<u8>]) {
         for line in lines {
             self.lines.extend_from_slice(line);
             self.events += 1;
         }
-        self.payloads.extend_from_slice(payloads);
+        payloads.iter().for_each(|payload| self.payloads.extend_from_slice(payload));
     }
 
-    /// Seals it as the record after `prev`.
-    pub fn seal(&self, vault: &Vault, prev: Digest, seq: Seq, kind: RecordKind) -> Result<Record, vault::SealError> {
+    /// Seals it as the record after `prev`, in a buffer that is used again.
+    pub fn seal(
+        &self,
+        vault: &Vault,
+        prev: Digest,
+        seq: Seq,
+        kind: RecordKind,
+        mut buffer: Vec<u8>,
+    ) -> Result<Record, vault::SealError> {
         let closed = kind == RecordKind::Closed;
-        let mut plaintext = Zeroizing::new(Vec::with_capacity(128 + self.len()));
-        plaintext.extend(line(&Envelope { record: FORM, seq, events: self.events, closed }));
-        plaintext.extend_from_slice(&self.lines);
-        let mac = vault.chain(prev, seq, &plaintext);
-        plaintext.extend_from_slice(&self.payloads);
-        Ok(Record { seq, mac, sealed: vault.seal(&plaintext)? })
+        let envelope = line(&Envelope { record: FORM, seq, events: self.events, closed });
+        let mac = vault.chain(prev, seq, &[&envelope, &self.lines]);
+        buffer.clear();
+        vault.seal_into(&[&envelope, &self.lines, &self.payloads], &mut buffer)?;
+        Ok(Record { seq, mac, sealed: buffer })
+    }
+
+    /// Forgets what it tells; keeps its room for the next, within a bound.
+    pub fn clear(&mut self) {
+        for buffer in [&mut self.lines, &mut self.payloads] {
+            buffer.clear();
+            buffer.shrink_to(BUFFER_KEPT_LEN);
+        }
+        self.events = 0;
     }
 }
 
@@ -111,7 +129,7 @@ pub fn line<T: Serialize>(value: &T) -> Vec<u8> {
 /// Opens a record and believes it only if the chain does.
 pub fn open(vault: &Vault, prev: Digest, record: &Record) -> Result<Opened, Unverified> {
     let opened = open_unchained(vault, record)?;
-    let mac = vault.chain(prev, record.seq, &opened.plaintext[..opened.payloads.start]);
+    let mac = vault.chain(prev, record.seq, &[&opened.plaintext[..opened.payloads.start]]);
     if vault::same(&mac, &record.mac) {
         Ok(opened)
     } else {

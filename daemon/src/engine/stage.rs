@@ -10,6 +10,7 @@ use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
 use zstd::zstd_safe::{CCtx, CParameter, DCtx, compress_bound};
 
 use super::delta::LARGE_LEN;
+use super::raw_frame::raw_frame;
 use crate::machine::event::{Content, Payload};
 use crate::vault;
 
@@ -38,17 +39,9 @@ thread_local! {
 /// What was compressed is decompressed and compared before it is given back: nothing is acknowledged that cannot be
 /// read again.
 pub fn stage(bytes: &[u8], base: Option<(Version, &[u8])>) -> io::Result<Staged> {
-    let patch = match base {
-        Some((version, base)) => patch(bytes, base)?.map(|payload| (payload, Some(version))),
-        None => None,
-    };
-    let (payload, base) = match patch {
-        Some((payload, version)) if payload.len() <= bytes.len() / PATCH_SHARE => (payload, version),
-        patch => {
-            let whole = whole(bytes)?;
-            let best = patch.filter(|(payload, _)| payload.len() < whole.len());
-            best.unwrap_or((whole, None))
-        }
+    let (payload, base) = match raw_frame(bytes) {
+        Some(payload) => (payload, None),
+        None => smaller(bytes, base)?,
     };
     let (serial, lineage) = serial_and_lineage(bytes);
     let content = Content {
@@ -60,6 +53,22 @@ pub fn stage(bytes: &[u8], base: Option<(Version, &[u8])>) -> io::Result<Staged>
         base,
     };
     Ok(Staged { content, payload })
+}
+
+/// The smaller of a patch and a whole frame.
+fn smaller(bytes: &[u8], base: Option<(Version, &[u8])>) -> io::Result<(Vec<u8>, Option<Version>)> {
+    let patch = match base {
+        Some((version, base)) => patch(bytes, base)?.map(|payload| (payload, Some(version))),
+        None => None,
+    };
+    match patch {
+        Some(patch) if patch.0.len() <= bytes.len() / PATCH_SHARE => Ok(patch),
+        patch => {
+            let whole = whole(bytes)?;
+            let best = patch.filter(|(payload, _)| payload.len() < whole.len());
+            Ok(best.unwrap_or((whole, None)))
+        }
+    }
 }
 
 /// Gives back the content of a payload, and only that content. `base` is the content that it is a patch from.

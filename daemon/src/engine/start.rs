@@ -4,15 +4,17 @@ use std::io;
 use std::sync::Arc;
 
 use stated_shared::{Digest, Epoch, Generation, Seq, SessionId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::budget::ContentBudget;
 use super::follower::{Follower, Following};
 use super::grants::GrantBook;
 use super::handle::{self, Engine, Facts, Shared};
-use super::owner::{Command, Halt, Owner, Parts};
+use super::owner::{Halt, Owner, Parts};
+use super::preparation::Preparation;
 use super::record;
+use super::seat::{self, Commands};
 use super::store::Store;
 use super::watermark::Watermark;
 use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
@@ -20,9 +22,6 @@ use crate::journal::{Journal, LocalSnapshots, Mark, Record, RecordKind, Unverifi
 use crate::machine::Machine;
 use crate::machine::event::{Actor, BootId, Event, Founded, LossAccepted, Opened, What};
 use crate::vault::Vault;
-
-/// Commands that wait for the owner; beyond it connections wait, and with them their peers.
-const QUEUE_LEN_MAX: usize = 1024;
 
 /// Folds a journal into a machine, record by record.
 pub struct Replay {
@@ -102,7 +101,7 @@ pub enum StartError {
     #[error(transparent)]
     GrantTable(#[from] GrantTableError),
     /// The thread did not start.
-    #[error("cannot start the engine's thread")]
+    #[error("cannot start a thread of the engine")]
     Thread(#[source] io::Error),
     /// The first record did not become durable.
     #[error(transparent)]
@@ -146,11 +145,11 @@ pub type Ended = oneshot::Receiver<Result<(), Halt>>;
 pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, Ended), StartError> {
     let Begun { engine, owner, commands } = begin(beginning, tracker)?;
     let (done, ended) = oneshot::channel();
-    let timers = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
-    let run = move || drop(done.send(timers.block_on(owner.run(commands))));
+    let queue = engine.queue.clone();
+    let run = move || queue.keep(owner, commands, done);
     #[expect(
         clippy::disallowed_methods,
-        reason = "the one thread besides the runtime's: it blocks in the journal's syncs, which no task may"
+        reason = "drives the owner where it would keep a connection for long, and sees to what time brings"
     )]
     std::thread::Builder::new().name("engine".to_owned()).spawn(run).map_err(StartError::Thread)?;
     Ok((engine, ended))
@@ -160,7 +159,7 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
 pub(super) struct Begun {
     pub engine: Engine,
     pub owner: Owner,
-    pub commands: mpsc::Receiver<Command>,
+    pub commands: Commands,
 }
 
 pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun, StartError> {
@@ -217,17 +216,22 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         events.push(event(What::LossAccepted(LossAccepted { seq: last.next(), aside })));
     }
 
-    let (sender, commands) = mpsc::channel(QUEUE_LEN_MAX);
+    let (queue, commands) = seat::queue();
     let watermark = Arc::new(Watermark::new(last, head));
     let shared = Arc::new(Shared {
         facts,
-        store: Store { vault: Arc::clone(&vault), reader: journal.reader(), blobs: journal.blobs() },
+        store: Store {
+            vault: Arc::clone(&vault),
+            reader: journal.reader(),
+            blobs: journal.blobs(),
+            snapshots: snapshots.place.clone(),
+        },
         watermark: Arc::clone(&watermark),
         budget: budget.clone(),
         epoch,
     });
     let runtime = tokio::runtime::Handle::current();
-    let book = GrantBook::new(table, runtime, tracker.clone(), sender.downgrade());
+    let book = GrantBook::new(table, runtime, tracker.clone(), queue.downgrade());
     let follower = match snapshots.place {
         None => Follower::absent(),
         Some(place) => Follower::start(Following {
@@ -240,10 +244,23 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         })
         .map_err(StartError::Thread)?,
     };
-    let mut owner =
-        Owner::new(Parts { machine, journal, vault, head, clock, book, watermark, budget, daemon, follower, notes });
+    let preparation = Preparation::start(Arc::clone(&vault)).map_err(StartError::Thread)?;
+    let mut owner = Owner::new(Parts {
+        machine,
+        journal,
+        vault,
+        head,
+        clock,
+        book,
+        watermark,
+        budget,
+        daemon,
+        follower,
+        preparation,
+        notes,
+    });
     owner.start(events, loaded.entries, frozen)?;
-    Ok(Begun { engine: Engine { sender, shared }, owner, commands })
+    Ok(Begun { engine: Engine { queue, shared }, owner, commands })
 }
 
 /// Removes blobs that no version refers to: what was written for a commit that never became durable.

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::owner::{Command, Halt, Next, Reading, Submission as Submitted};
+use super::owner::{Command, Halt, Reading, Round, Submission as Submitted};
 use super::service::{Opened, Service, Submission};
 use super::snapshot::{self, SnapshotError};
 use super::start::{Beginning, Begun, StartError, begin};
@@ -63,12 +63,10 @@ impl Stepped {
     /// Takes everything that is queued.
     pub fn step(&mut self) -> Result<(), Halt> {
         loop {
-            let next = self.0.commands.try_recv().ok();
-            let idle = next.is_none();
-            let said = self.0.owner.take_batch(next, &mut self.0.commands)?;
-            assert_eq!(said, Next::Batch, "nobody told it to stop");
-            if idle {
-                return Ok(());
+            match self.0.owner.round(&mut self.0.commands)? {
+                Round::Done { taken: 0 } => return Ok(()),
+                Round::Done { .. } => {}
+                Round::Stop => panic!("nobody told it to stop"),
             }
         }
     }
@@ -126,6 +124,6 @@ impl Stepped {
     }
 
     fn send(&self, command: Command) {
-        self.0.engine.sender.try_send(command).unwrap_or_else(|_| panic!("the queue is full"));
+        assert!(self.0.engine.queue.try_send(command), "the queue is full");
     }
 }

@@ -9,7 +9,7 @@ use super::delta::Link;
 use super::record;
 use super::stage;
 use crate::host::fill_random;
-use crate::journal::{BlobId, Blobs, Fate, ReadError, Reader};
+use crate::journal::{BlobId, Blobs, Fate, LocalSnapshots, ReadError, Reader};
 use crate::machine::event::{Content, Payload};
 use crate::vault::Vault;
 
@@ -22,6 +22,8 @@ pub struct Store {
     pub reader: Arc<dyn Reader>,
     /// The payloads that are too large for a record.
     pub blobs: Arc<dyn Blobs>,
+    /// The snapshots, where there is a place for them.
+    pub snapshots: Option<LocalSnapshots>,
 }
 
 impl Store {

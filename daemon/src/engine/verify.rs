@@ -1,7 +1,6 @@
 //! Reading everything up to the watermark, to name whatever is not what was written.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use stated_shared::{Damage, Digest, Generation, Part, Seq, Verified};
 
@@ -10,7 +9,6 @@ use super::record;
 use super::snapshot;
 use super::start::Replay;
 use super::store::Store;
-use crate::disk::RealDisk;
 use crate::journal::{Journal, LocalSnapshots, ReadError};
 use crate::machine::event::{Change, Content, Event, What};
 use crate::vault;
@@ -89,7 +87,9 @@ pub(super) fn verify(
     if let Some(seq) = missing.filter(|_| found.damage.is_empty()) {
         found.damage.push(Damage { file: "log".to_owned(), offset_bytes: 0, what: format!("record {seq} is missing") });
     }
-    found.damage.extend(check_snapshots(store, last, &LocalSnapshots::new(Arc::new(RealDisk), state_dir)));
+    if let Some(place) = &store.snapshots {
+        found.damage.extend(check_snapshots(store, last, place));
+    }
     if let Some((generation, digest)) = keyring {
         let file = format!("keys/{generation}.age");
         let what = match std::fs::read(state_dir.join(&file)) {
@@ -133,8 +133,13 @@ fn check_snapshots(store: &Store, last: Seq, place: &LocalSnapshots) -> Vec<Dama
 }
 
 /// Reads everything in a directory that no daemon serves.
-pub fn verify_offline(replay: &Replay, journal: &dyn Journal, state_dir: &Path) -> Verified {
-    let store = Store { vault: replay.vault(), reader: journal.reader(), blobs: journal.blobs() };
+pub fn verify_offline(
+    replay: &Replay,
+    journal: &dyn Journal,
+    snapshots: Option<LocalSnapshots>,
+    state_dir: &Path,
+) -> Verified {
+    let store = Store { vault: replay.vault(), reader: journal.reader(), blobs: journal.blobs(), snapshots };
     verify(&store, (journal.last(), replay.head()), state_dir, replay.keyring(), Some((Part::ALL, KEPT_LEN_MAX)))
 }
 

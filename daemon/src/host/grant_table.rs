@@ -41,6 +41,9 @@ const BODY_HEAD_LEN: usize = 11;
 /// The file is rewritten when at least this much of it, and more than half, is dead.
 const DEAD_LEN_MIN: u64 = 1 << 20;
 
+/// Entries that a rewriting writes at once.
+const REWRITE_ENTRIES_MAX: usize = 256;
+
 /// The table, while the daemon serves.
 pub struct GrantTable {
     path: PathBuf,
@@ -171,12 +174,26 @@ impl GrantTable {
 
     /// Adds or replaces an entry, before the grant is answered. `Err`: it may or may not be found by a successor.
     pub fn put(&mut self, id: &str, seq: Seq, entry: &[u8]) -> Result<(), GrantTableError> {
+        let body = self.keep(id, seq, entry)?;
+        self.append(&[body])
+    }
+
+    /// As [`Self::put`] and [`Self::remove`] of another entry, in one write.
+    pub fn put_and_remove(&mut self, id: &str, seq: Seq, entry: &[u8], other: &str) -> Result<(), GrantTableError> {
+        let removed = body_of(Kind::Removed, seq, other, &[])?;
+        let body = self.keep(id, seq, entry)?;
+        self.forget(other);
+        self.append(&[body, removed])
+    }
+
+    /// Makes an entry a live one; gives its body.
+    fn keep(&mut self, id: &str, seq: Seq, entry: &[u8]) -> Result<Vec<u8>, GrantTableError> {
         let body = body_of(Kind::Put, seq, id, entry)?;
         self.seq_max = self.seq_max.max(seq);
         self.forget(id);
         self.live_len += entry_len(body.len());
         self.live.insert(id.to_owned(), (seq, entry.to_vec()));
-        self.append(&body)
+        Ok(body)
     }
 
     /// Removes an entry. `Err`: a successor may hold it again, until its process or its time is over.
@@ -184,7 +201,7 @@ impl GrantTable {
         let body = body_of(Kind::Removed, seq, id, &[])?;
         self.seq_max = self.seq_max.max(seq);
         self.forget(id);
-        self.append(&body)
+        self.append(&[body])
     }
 
     fn forget(&mut self, id: &str) {
@@ -193,11 +210,11 @@ impl GrantTable {
         }
     }
 
-    /// Seals and writes one entry that is in `live` already, in one write.
-    fn append(&mut self, body: &[u8]) -> Result<(), GrantTableError> {
+    /// Seals and writes entries that `live` tells of already, in one write.
+    fn append(&mut self, bodies: &[Vec<u8>]) -> Result<(), GrantTableError> {
         let Some(mut sealed) = self.file.take() else { return self.rewrite() };
         // On an error `sealed` is dropped: a part of the entry may be in the file, and its nonce must not come again.
-        sealed.append(body).map_err(self.failed("write"))?;
+        sealed.append(bodies).map_err(self.failed("write"))?;
         let dead = sealed.len.saturating_sub(self.live_len);
         if dead >= DEAD_LEN_MIN && dead > sealed.len / 2 {
             return self.rewrite();
@@ -230,10 +247,15 @@ impl GrantTable {
         fill_random(&mut header[32..]).map_err(self.failed("draw a salt for"))?;
         let mut sealed = Sealed { file, cipher: self.cipher(&header), header, entries: 0, len: 0 };
         sealed.write(&header).map_err(self.failed("write"))?;
-        sealed.append(&body_of(Kind::Opened, self.seq_max, "", &[])?).map_err(self.failed("write"))?;
+        let mut bodies = vec![body_of(Kind::Opened, self.seq_max, "", &[])?];
         for (id, (seq, entry)) in &self.live {
-            sealed.append(&body_of(Kind::Put, *seq, id, entry)?).map_err(self.failed("write"))?;
+            bodies.push(body_of(Kind::Put, *seq, id, entry)?);
+            if bodies.len() == REWRITE_ENTRIES_MAX {
+                sealed.append(&bodies).map_err(self.failed("write"))?;
+                bodies.clear();
+            }
         }
+        sealed.append(&bodies).map_err(self.failed("write"))?;
         if self.damaged {
             fs::rename(&self.path, &damaged).map_err(self.failed("keep the damaged"))?;
             self.damaged = false;
@@ -298,16 +320,18 @@ impl std::fmt::Debug for GrantTable {
 }
 
 impl Sealed {
-    fn append(&mut self, body: &[u8]) -> io::Result<()> {
-        let ciphertext = self
-            .cipher
-            .encrypt(&nonce(self.entries), Payload { msg: body, aad: &self.header })
-            .map_err(|_| io::Error::other("cannot seal"))?;
-        let mut entry = Vec::with_capacity(4 + ciphertext.len());
-        entry.extend_from_slice(&(ciphertext.len() as u32).to_be_bytes());
-        entry.extend_from_slice(&ciphertext);
-        self.write(&entry)?;
-        self.entries += 1;
+    fn append(&mut self, bodies: &[Vec<u8>]) -> io::Result<()> {
+        let mut entries = Vec::with_capacity(bodies.iter().map(|body| entry_len(body.len()) as usize).sum());
+        for (n, body) in (self.entries..).zip(bodies) {
+            let ciphertext = self
+                .cipher
+                .encrypt(&nonce(n), Payload { msg: body, aad: &self.header })
+                .map_err(|_| io::Error::other("cannot seal"))?;
+            entries.extend_from_slice(&(ciphertext.len() as u32).to_be_bytes());
+            entries.extend_from_slice(&ciphertext);
+        }
+        self.write(&entries)?;
+        self.entries += bodies.len() as u64;
         Ok(())
     }
 
@@ -517,6 +541,35 @@ mod tests {
         table.remove("b", Seq(2)).unwrap();
         let (_, loaded) = open(&path);
         assert_eq!((ids(&loaded), loaded.seq_max), (vec!["a"], Seq(2)));
+    }
+
+    #[test]
+    fn one_entry_takes_anothers_place_in_one_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let (mut table, _) = open(&path);
+        table.put("a", Seq(1), b"one").unwrap();
+        let before = fs::metadata(&path).unwrap().len();
+        table.put_and_remove("b", Seq(2), b"two", "a").unwrap();
+        let (_, loaded) = open(&path);
+        assert_eq!((ids(&loaded), loaded.seq_max), (vec!["b"], Seq(2)));
+        // What a kill within the write would leave is the first of the two at most.
+        let cut = fs::read(&path).unwrap();
+        let first = before as usize + entry_len(BODY_HEAD_LEN + 4) as usize;
+        fs::write(&path, &cut[..first]).unwrap();
+        assert_eq!(ids(&open(&path).1), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_table_of_many_is_written_anew_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grants");
+        let (mut table, _) = open(&path);
+        for n in 0..2 * REWRITE_ENTRIES_MAX + 1 {
+            table.put(&n.to_string(), Seq(1), b"x").unwrap();
+        }
+        table.begin().unwrap();
+        assert_eq!(open(&path).1.entries.len(), 2 * REWRITE_ENTRIES_MAX + 1);
     }
 
     #[test]

@@ -6,6 +6,10 @@ pub const RECORD_LEN_MAX: usize = 8 << 20;
 pub const SEGMENT_LEN: u64 = 64 << 20;
 /// Log files are filled with zeros up to a multiple of this many bytes, ahead of the records.
 pub const FILL_LEN: u64 = 256 << 10;
+/// Records like the last one that a fill makes room for.
+pub const FILL_RECORDS: u64 = 8;
+/// What a fill makes room for beyond the record that needs it, in bytes, at most.
+pub const FILL_AHEAD_LEN_MAX: u64 = 4 << 20;
 /// Zero fill that ordinary records leave free, for those that must go through on a full disk.
 pub const RESERVE_LEN: u64 = 64 << 10;
 /// What a disk writes whole or not at all, in bytes.

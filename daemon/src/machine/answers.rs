@@ -28,6 +28,8 @@ pub struct Answers {
 #[derive(Debug, Clone, PartialEq)]
 struct Remembered {
     uid: u32,
+    /// The greatest number that was answered.
+    number_max: u64,
     answers: VecDeque<(u64, Answer)>,
 }
 
@@ -35,7 +37,11 @@ impl Answers {
     /// The answer that this request of this session of this user already got.
     pub fn get(&self, session: SessionId, uid: u32, number: u64) -> Option<&Answer> {
         let remembered = self.by_session.get(&session).filter(|remembered| remembered.uid == uid)?;
-        remembered.answers.iter().find_map(|(n, answer)| (*n == number).then_some(answer))
+        // Nearly every request is new, and nearly every other is the last one.
+        if number > remembered.number_max {
+            return None;
+        }
+        remembered.answers.iter().rev().find_map(|(n, answer)| (*n == number).then_some(answer))
     }
 
     /// The user that a session belongs to, as far as it is remembered.
@@ -54,8 +60,9 @@ impl Answers {
     pub(super) fn put(&mut self, session: SessionId, uid: u32, number: u64, answer: Answer) {
         let remembered = self.by_session.entry(session).or_insert_with(|| {
             self.order.push_back(session);
-            Remembered { uid, answers: VecDeque::new() }
+            Remembered { uid, number_max: 0, answers: VecDeque::new() }
         });
+        remembered.number_max = remembered.number_max.max(number);
         remembered.answers.push_back((number, answer));
         if remembered.answers.len() > ANSWERS_PER_SESSION_MAX {
             remembered.answers.pop_front();

@@ -33,15 +33,15 @@ impl Machine {
                 self.epoch = opened.epoch;
                 self.boot = opened.boot.clone();
                 self.fences = 0;
-                for grant in self.locks.grants_mut() {
-                    if let Tenure::Lease { ttl_ms, deadline_boottime_ms } = &mut grant.tenure {
+                self.locks.alter_leases(|tenure| {
+                    if let Tenure::Lease { ttl_ms, deadline_boottime_ms } = tenure {
                         *deadline_boottime_ms = if same_boot {
                             (*deadline_boottime_ms).max(opened.boottime_ms + LEASE_GRACE_MS)
                         } else {
                             opened.boottime_ms + *ttl_ms
                         };
                     }
-                }
+                });
             }
             What::Committed(committed) => {
                 self.states.apply(seq, event.at, actor, committed)?;
@@ -82,11 +82,11 @@ impl Machine {
                 self.answers.put(session, uid, lease.number, Answer::Lease(lease.id.clone()));
             }
             What::LeaseRenewed(renewed) => {
-                let Some(grant) = self.locks.get_mut(&renewed.id) else {
+                let (ttl_ms, deadline_boottime_ms) = (renewed.ttl_ms, renewed.deadline_boottime_ms);
+                let new = Tenure::Lease { ttl_ms, deadline_boottime_ms };
+                if !self.locks.alter(&renewed.id, |tenure, _| *tenure = new) {
                     return Err(Divergence(format!("lease {} is renewed but not held", renewed.id)));
-                };
-                grant.tenure =
-                    Tenure::Lease { ttl_ms: renewed.ttl_ms, deadline_boottime_ms: renewed.deadline_boottime_ms };
+                }
                 self.answers.put(session, uid, renewed.number, Answer::Lease(renewed.id.clone()));
             }
             What::LeaseEnded(ended) => self.locks.remove(&ended.id),
@@ -147,38 +147,37 @@ impl Machine {
                 self.locks.insert((**grant).clone());
             }
             Motion::Bound { id, hold, tie } => self.bind(id, *hold, *tie),
-            Motion::Linked(session, new) => {
-                for grant in self.locks.grants_mut().filter(|grant| grant.session() == *session) {
-                    if let Tenure::Session { link, .. } = &mut grant.tenure {
-                        *link = *new;
-                    }
+            Motion::Linked(session, new) => self.locks.alter_session(*session, |tenure| {
+                if let Tenure::Session { link, .. } = tenure {
+                    *link = *new;
                 }
-            }
+            }),
             Motion::ProcessGone(id) => {
-                if let Some(Tenure::Session { process: Some(tie), .. }) = self.tenure_mut(id) {
-                    tie.gone = true;
-                }
+                self.locks.alter(id, |tenure, _| {
+                    if let Tenure::Session { process: Some(tie), .. } = tenure {
+                        tie.gone = true;
+                    }
+                });
             }
             Motion::Ending(id) => {
-                if let Some(grant) = self.locks.get_mut(id) {
-                    grant.ending = true;
-                }
+                self.locks.alter(id, |_, ending| *ending = true);
             }
             Motion::Ended(id) => self.locks.remove(id),
-            Motion::Frozen(frozen) => self.frozen = *frozen,
+            Motion::Frozen(frozen) => {
+                self.frozen = *frozen;
+                self.locks.stir_all();
+            }
             Motion::Forgotten(session) => self.answers.forget(*session),
             Motion::Remembered(id, released) => self.locks.remember(id, *released),
         }
     }
 
     fn bind(&mut self, id: &LockId, new_hold: stated_shared::Hold, tie: Tie) {
-        if let Some(Tenure::Session { hold, process, .. }) = self.tenure_mut(id) {
-            *hold = new_hold;
-            *process = Some(tie);
-        }
-    }
-
-    fn tenure_mut(&mut self, id: &LockId) -> Option<&mut Tenure> {
-        self.locks.get_mut(id).map(|grant| &mut grant.tenure)
+        self.locks.alter(id, |tenure, _| {
+            if let Tenure::Session { hold, process, .. } = tenure {
+                *hold = new_hold;
+                *process = Some(tie);
+            }
+        });
     }
 }

@@ -9,6 +9,9 @@ use super::event::{Actor, Broken, BrokenGrant, Event, LeaseEnded, LeaseGranted, 
 use super::locks::{Grant, Link, Tenure, Ticket, Tie, Time, Waiter};
 use super::{Context, Decision, Machine, Motion, Step, Verdict};
 
+/// Rows that a refusal has at most.
+const HOLDERS_TOLD_MAX: usize = 32;
+
 /// A request for a lock, with what only the daemon can tell of it.
 #[derive(Debug, Clone)]
 pub struct LockAsk {
@@ -61,9 +64,8 @@ impl Machine {
             tenure,
             ending: false,
         };
-        let in_the_way = self.locks.in_the_way(&wanted);
-        let ahead = self.locks.ahead(&wanted, self.locks.next_ticket());
-        if in_the_way.is_empty() && ahead == 0 && !self.frozen {
+        let ahead = self.locks.ahead(&wanted);
+        if ahead == 0 && !self.frozen && !self.locks.is_in_the_way(&wanted) {
             if self.locks.grant_count() >= GRANTS_MAX {
                 return Err(Failure::new(
                     FailureKind::Busy,
@@ -73,19 +75,14 @@ impl Machine {
             let (reply, steps) = (self.reply_of(&wanted, cx.time), begin(wanted, cx.time));
             return Ok(Decision { steps, verdict: Verdict::Reply(reply) });
         }
-        if let Some(own) = in_the_way.iter().find(|grant| grant.session() == cx.actor.session) {
+        if let Some((_, own)) = self.locks.in_the_way(&wanted).find(|(_, grant)| grant.session() == cx.actor.session) {
             return Err(Failure::new(
                 FailureKind::Busy,
                 format!("this session holds the lock {} on the same name, so waiting would never end", own.id),
             )
             .hint("a shared lock is not upgraded: end it, then ask for the other"));
         }
-        let holders: Vec<_> = in_the_way
-            .iter()
-            .flat_map(|grant| self.locks.rows(grant, cx.time))
-            .filter(|row| wanted.names.contains(&row.name))
-            .take(32)
-            .collect();
+        let holders = self.holders_in_the_way(&wanted, cx.time);
         let deadline_boottime_ms = match ask.lock.wait {
             Wait::No | Wait::Forever => None,
             Wait::AtMost { ms } => Some(cx.time.boottime_ms.saturating_add(ms)),
@@ -103,10 +100,6 @@ impl Machine {
 
     /// The grant that this very request, or one with the same ID of one's own, got before: a lost answer is asked again.
     fn asked_before(&self, cx: &Context<'_>, ask: &LockAsk) -> Result<Option<&Grant>, Failure> {
-        let by_number = || {
-            let on_first = ask.lock.names.first().into_iter().flat_map(|name| self.locks.on(name));
-            on_first.into_iter().find(|grant| grant.session() == cx.actor.session && grant.number == cx.number)
-        };
         match ask.lock.id.as_ref().and_then(|id| self.locks.grant(id)) {
             Some(grant)
                 if grant.holder.uid == cx.actor.uid && grant.names == ask.lock.names && grant.kind == ask.lock.kind =>
@@ -118,7 +111,7 @@ impl Machine {
                 Err(Failure::new(FailureKind::Busy, format!("the ID {} is another lock's", grant.id))
                     .detail(Detail::Held { holders: rows, waiters: 0 }))
             }
-            None => Ok(by_number()),
+            None => Ok(self.locks.of_request(cx.actor.session, cx.number)),
         }
     }
 
@@ -232,10 +225,15 @@ impl Machine {
         Ok(Decision { steps: vec![record(cx.time, cx.actor, what)], verdict: Verdict::Recall })
     }
 
-    /// The first waiting request that can be granted now. To be called until there is none.
-    pub fn next_passed(&self, time: Time) -> Option<Passed> {
-        let waiter = self.locks.next_grantable().filter(|_| !self.frozen)?;
-        let mut grant = waiter.grant.clone();
+    /// A waiting request that can be granted now. To be called until there is none.
+    ///
+    /// Changes nothing but where it looks the next time.
+    pub fn next_passed(&mut self, time: Time) -> Option<Passed> {
+        if self.frozen {
+            return None;
+        }
+        let waiter = self.locks.next_grantable()?;
+        let (ticket, mut grant) = (waiter.ticket, waiter.grant.clone());
         grant.since = time.wall;
         if grant.under.is_none() {
             grant.fence = self.next_fence();
@@ -244,32 +242,35 @@ impl Machine {
             *deadline_boottime_ms = time.boottime_ms + *ttl_ms;
         }
         let (session, number, id) = (grant.session(), grant.number, grant.id.clone());
-        let mut steps = vec![Step::Move(Motion::Left(waiter.ticket))];
+        let mut steps = vec![Step::Move(Motion::Left(ticket))];
         // Two may wait with one ID: the later one gets the grant of the earlier where it may.
         if self.locks.grant(&id).is_none() {
             steps.extend(begin(grant, time));
         }
-        Some(Passed { session, number, ticket: waiter.ticket, steps, id })
+        Some(Passed { session, number, ticket, steps, id })
     }
 
     /// The waiting requests whose time is over.
     pub fn timed_out(&self, time: Time) -> Vec<TimedOut> {
-        let over = |waiter: &&Waiter| waiter.deadline_boottime_ms.is_some_and(|deadline| deadline <= time.boottime_ms);
-        let mut found = Vec::new();
-        for waiter in self.locks.waiters().filter(over) {
-            let in_the_way = self.locks.in_the_way(&waiter.grant);
-            let holders = in_the_way.iter().flat_map(|grant| self.locks.rows(grant, time)).take(32).collect();
+        let timed_out = self.locks.timed_out(time.boottime_ms).map(|waiter| {
+            let holders = self.holders_in_the_way(&waiter.grant, time);
             let failure = self.busy(&waiter.grant, holders, time);
-            found.push(TimedOut { wanted: waiter.grant.clone(), left: Motion::Left(waiter.ticket), failure });
-        }
-        found
+            TimedOut { wanted: waiter.grant.clone(), left: Motion::Left(waiter.ticket), failure }
+        });
+        timed_out.collect()
+    }
+
+    /// The rows of who is in the way, as many as a person reads.
+    fn holders_in_the_way(&self, wanted: &Grant, time: Time) -> Vec<stated_shared::LockInfo> {
+        let in_the_way = self.locks.in_the_way(wanted).take(HOLDERS_TOLD_MAX);
+        in_the_way.map(|(name, grant)| self.locks.row(grant, name, time)).collect()
     }
 
     /// What follows when a session's connection is closed by its holder.
     pub fn unlink(&self, session: SessionId) -> Vec<Step> {
-        let left = self.locks.waiters().filter(|waiter| waiter.grant.session() == session);
+        let left = self.locks.waiting_of(session);
         let mut steps: Vec<Step> = left.map(|waiter| Step::Move(Motion::Left(waiter.ticket))).collect();
-        if self.locks.grants().any(|grant| grant.session() == session) {
+        if self.locks.of_session(session).next().is_some() {
             steps.push(Step::Move(Motion::Linked(session, Link::Down)));
         }
         steps
@@ -277,12 +278,7 @@ impl Machine {
 
     /// Grants that nothing keeps any more: ended one after the other until there is none.
     pub fn next_over(&self, time: Time, daemon: &Actor) -> Option<Over> {
-        let is_over = |grant: &&Grant| {
-            let expired = matches!(grant.tenure, Tenure::Lease { deadline_boottime_ms, .. } if deadline_boottime_ms <= time.boottime_ms);
-            let orphaned = grant.under.as_ref().is_some_and(|parent| self.locks.grant(parent).is_none());
-            expired || orphaned || (grant.is_abandoned() && !grant.ending)
-        };
-        let grant = self.locks.grants().find(is_over)?;
+        let grant = self.locks.next_over(time.boottime_ms)?;
         let expired = matches!(grant.tenure, Tenure::Lease { .. });
         // Time that ran out, and a parent that is gone, take what nests along; a holder that left waits for it.
         let steps = if expired || grant.under.is_some() && !grant.is_abandoned() {
@@ -295,11 +291,7 @@ impl Machine {
 
     /// The next moment at which something ends by itself, as `CLOCK_BOOTTIME`.
     pub fn next_deadline_boottime_ms(&self) -> Option<u64> {
-        let leases = self.locks.grants().filter_map(|grant| match grant.tenure {
-            Tenure::Lease { deadline_boottime_ms, .. } => Some(deadline_boottime_ms),
-            Tenure::Session { .. } => None,
-        });
-        leases.chain(self.locks.waiters().filter_map(|waiter| waiter.deadline_boottime_ms)).min()
+        self.locks.next_deadline_boottime_ms()
     }
 
     /// The reply for a live grant; a failure where it has ended.

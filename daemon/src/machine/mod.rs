@@ -12,6 +12,7 @@ mod commit;
 pub mod event;
 mod lock;
 mod locks;
+mod on_name;
 pub mod snapshot;
 mod states;
 mod tag;

@@ -37,8 +37,6 @@ pub enum Line {
     LockedBefore(StateName),
     /// A lease that is held.
     Lease(Box<Lease>),
-    /// The leases on one name, in the order of their grants, where there are several.
-    Holders(StateName, Vec<LockId>),
     /// A grant that ended.
     Released(Ended),
     /// The remembered answers of a session.
@@ -195,9 +193,6 @@ impl Machine {
             let lease = writing.lease(grant)?;
             (writing.see)(&Line::Lease(Box::new(lease)));
         }
-        for (name, ids) in locks.shared_names() {
-            (writing.see)(&Line::Holders(name.clone(), ids.to_vec()));
-        }
         for (id, Released { uid, fence }) in locks.released_in_order() {
             (writing.see)(&Line::Released(Ended { id: id.clone(), uid, fence }));
         }
@@ -331,11 +326,6 @@ impl Restoring {
             Line::Lease(lease) => {
                 let holder = place(&self.actors, lease.holder)?.clone();
                 machine.locks.insert(lease.grant(holder));
-            }
-            Line::Holders(name, ids) => {
-                if !machine.locks.order(&name, ids) {
-                    return Err(Divergence("the leases on a name are others than the leases".to_owned()));
-                }
             }
             Line::Released(Ended { id, uid, fence }) => machine.locks.remember(&id, Released { uid, fence }),
             Line::Answers(Answered { session, uid, answers }) => {

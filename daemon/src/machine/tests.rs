@@ -345,7 +345,19 @@ fn check(rig: &Rig) {
         }
         assert!(!grant.is_abandoned() || grant.ending, "{grant:?} has nothing that keeps it");
     }
-    assert!(locks.next_grantable().is_none(), "somebody waits for nothing");
+    for waiter in locks.waiters() {
+        let wanted = &waiter.grant;
+        let lets_pass = |earlier: &Waiter| {
+            earlier.ticket < waiter.ticket
+                && earlier.grant.under == wanted.under
+                && !earlier.grant.names.is_disjoint(&wanted.names)
+                && (earlier.grant.kind, wanted.kind) != (LockKind::Shared, LockKind::Shared)
+        };
+        let is_in_the_way = locks.in_the_way(wanted).next().is_some();
+        assert_eq!(locks.is_in_the_way(wanted), is_in_the_way, "{wanted:?}");
+        assert!(is_in_the_way || locks.waiters().any(lets_pass), "{wanted:?} waits for nothing");
+    }
+    assert_eq!(&locks.rebuilt(), locks, "what finds grants and waiters is not what they are");
 }
 
 proptest! {

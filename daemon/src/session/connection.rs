@@ -1,6 +1,7 @@
 //! One connection, from its first words to its end.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use stated_shared::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX};
@@ -233,11 +234,15 @@ impl<S: Service> Connection<S> {
         self.outbox.expect(number);
         if let Request::Get { state, at } = request {
             let (service, outbox, session) = (self.door.service.clone(), Arc::clone(&self.outbox), self.session);
-            // Of its own task, so that a large content does not hold up the requests behind it.
-            self.door.tasks.spawn(async move {
+            let mut answer = Box::pin(async move {
                 // A peer that was cut has no use for an answer.
                 let _ = answer_get(service, &outbox, session, number, (state, at)).await;
             });
+            // A small content is read and sent here and now. What has to wait does so in a task of its own, so that a
+            // large content does not hold up the requests behind it.
+            if answer.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                self.door.tasks.spawn(answer);
+            }
         } else if let Request::Changes { glob, after, wait_ms } = request {
             let (service, outbox, stop) = (self.door.service.clone(), Arc::clone(&self.outbox), self.door.stop.clone());
             let wait = Duration::from_millis(wait_ms);

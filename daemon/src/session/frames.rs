@@ -175,9 +175,26 @@ impl FrameReader {
         self.make_room(needed);
         let Self { socket, buffer, filled, descriptors } = self;
         let free = &mut buffer[filled.end..];
-        let received = socket.async_io(Interest::READABLE, || receive_now(socket.as_ref(), free, descriptors)).await?;
-        filled.end += received;
-        Ok(received)
+        loop {
+            let mut received = None;
+            let tried = socket.try_io(Interest::READABLE, || {
+                let held = descriptors.len();
+                let len = receive_now(socket.as_ref(), free, descriptors)?;
+                received = Some(len);
+                // Less than there was room for: the socket is empty, and need not be asked again before it says that
+                // it is not. A receive also ends behind a descriptor, so one that brought some tells nothing.
+                let is_empty = 0 < len && len < free.len() && descriptors.len() == held;
+                if is_empty { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (received, tried) {
+                (Some(len), _) => {
+                    filled.end += len;
+                    return Ok(len);
+                }
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                (None, _) => socket.readable().await?,
+            }
+        }
     }
 
     /// Makes the buffer able to take more bytes.

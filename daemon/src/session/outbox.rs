@@ -25,7 +25,7 @@ pub(super) struct PendingTotal(Arc<AtomicUsize>);
 
 /// The sending side of one connection.
 ///
-/// Frames leave in the order in which they were given. The engine's thread sends itself where nothing waits, which
+/// Frames leave in the order in which they were given. Whoever drives the engine sends himself where nothing waits, which
 /// saves a hop to another core; else [`Self::drain`] does. Whoever lets too much pile up is cut.
 pub(super) struct SocketOutbox {
     state: Mutex<State>,

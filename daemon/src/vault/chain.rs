@@ -21,12 +21,14 @@ pub fn same(a: &Digest, b: &Digest) -> bool {
     a.0.ct_eq(&b.0).into()
 }
 
-/// `HMAC-SHA256(key, prev ‖ seq as u64 big-endian ‖ SHA-256(metadata))`.
-pub(super) fn link(key: &[u8; 32], prev: Digest, seq: Seq, metadata: &[u8]) -> Digest {
+/// `HMAC-SHA256(key, prev ‖ seq as u64 big-endian ‖ SHA-256(metadata))`, the metadata given in pieces.
+pub(super) fn link(key: &[u8; 32], prev: Digest, seq: Seq, metadata: &[&[u8]]) -> Digest {
+    let mut hash = Sha256::new();
+    metadata.iter().for_each(|piece| hash.update(piece));
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(&prev.0);
     mac.update(&seq.0.to_be_bytes());
-    mac.update(&Sha256::digest(metadata));
+    mac.update(&hash.finalize());
     Digest(mac.finalize().into_bytes().into())
 }
 
@@ -53,12 +55,18 @@ mod tests {
     /// Computed with Python's hmac and hashlib: a change here breaks every directory there is.
     #[test]
     fn the_chain_is_the_documented_one() {
-        let mac = link(&[7; 32], Digest::ZERO, Seq(1), b"{}\n");
+        let mac = link(&[7; 32], Digest::ZERO, Seq(1), &[b"{}\n"]);
         assert_eq!(mac.to_string(), "0438cd80612582a489a4ccc6b38504968ed83139734873877585e31894f78e1b");
         assert_eq!(
-            link(&[7; 32], mac, Seq(2), b"").to_string(),
+            link(&[7; 32], mac, Seq(2), &[b""]).to_string(),
             "bcbee1003cd4b45fa53af75d008a56e383572e58a767fa2db07bd0936cde2cf2"
         );
+    }
+
+    #[test]
+    fn pieces_do_not_count() {
+        let whole = link(&[7; 32], Digest::ZERO, Seq(1), &[b"one two"]);
+        assert_eq!(whole, link(&[7; 32], Digest::ZERO, Seq(1), &[b"one ", b"", b"two"]));
     }
 
     #[test]
@@ -70,11 +78,11 @@ mod tests {
 
     #[test]
     fn every_input_of_the_chain_counts() {
-        let mac = link(&[7; 32], Digest::ZERO, Seq(1), b"a");
-        assert!(same(&mac, &link(&[7; 32], Digest::ZERO, Seq(1), b"a")));
-        assert!(!same(&mac, &link(&[8; 32], Digest::ZERO, Seq(1), b"a")));
-        assert!(!same(&mac, &link(&[7; 32], Digest([1; 32]), Seq(1), b"a")));
-        assert!(!same(&mac, &link(&[7; 32], Digest::ZERO, Seq(2), b"a")));
-        assert!(!same(&mac, &link(&[7; 32], Digest::ZERO, Seq(1), b"b")));
+        let mac = link(&[7; 32], Digest::ZERO, Seq(1), &[b"a"]);
+        assert!(same(&mac, &link(&[7; 32], Digest::ZERO, Seq(1), &[b"a"])));
+        assert!(!same(&mac, &link(&[8; 32], Digest::ZERO, Seq(1), &[b"a"])));
+        assert!(!same(&mac, &link(&[7; 32], Digest([1; 32]), Seq(1), &[b"a"])));
+        assert!(!same(&mac, &link(&[7; 32], Digest::ZERO, Seq(2), &[b"a"])));
+        assert!(!same(&mac, &link(&[7; 32], Digest::ZERO, Seq(1), &[b"b"])));
     }
 }

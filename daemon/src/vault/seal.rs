@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::iter;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, x25519};
 use stated_shared::{Digest, Generation, RepositoryId, Seq};
@@ -16,6 +17,10 @@ use super::{AGE_HEADER_LEN_MAX, chain};
 const AGE_HEADER_LEN_USUAL: usize = 512;
 const AGE_CHUNK_LEN: usize = 64 << 10;
 const AGE_TAG_LEN: usize = 16;
+/// Encryptors that are kept ready: enough for the records of some milliseconds.
+const READY_MAX: usize = 64;
+/// With fewer of them ready, more are wanted.
+const READY_LOW: usize = READY_MAX / 2;
 
 /// Why bytes could not be sealed: a bug of ours or a system without random numbers.
 #[derive(Debug, thiserror::Error)]
@@ -44,18 +49,51 @@ pub struct Vault {
     keyring: Keyring,
     keyring_digest: Digest,
     recipient: x25519::Recipient,
+    /// Made ahead of their use: key agreement and header need no plaintext, and cost ten times what a small one does.
+    ready: Mutex<Vec<Encryptor>>,
 }
 
 impl Vault {
     /// Puts a loaded keyring to use; `keyring_digest` is the SHA-256 of its file.
     pub fn new(keyring: Keyring, keyring_digest: Digest) -> Self {
         let recipient = keyring.identity.to_public();
-        Self { keyring, keyring_digest, recipient }
+        Self { keyring, keyring_digest, recipient, ready: Mutex::default() }
     }
 
     /// Seals to the repository: a complete, standard age file.
     pub fn seal(&self, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
-        seal_age(iter::once(&self.recipient as &dyn age::Recipient), plaintext)
+        let mut sealed = Vec::with_capacity(sealed_len_usual(plaintext.len()));
+        self.seal_into(&[plaintext], &mut sealed)?;
+        Ok(sealed)
+    }
+
+    /// As [`Vault::seal`], of a plaintext in pieces, appended to a buffer.
+    pub fn seal_into(&self, pieces: &[&[u8]], sealed: &mut Vec<u8>) -> Result<(), SealError> {
+        let ready = self.ready().pop();
+        let encryptor = ready.map_or_else(|| self.encryptor(), Ok)?;
+        seal_with(encryptor, pieces, sealed).map_err(SealError::Stream)
+    }
+
+    /// Whether [`Vault::prepare`] should be called, on a thread that nobody waits for.
+    pub fn wants_preparation(&self) -> bool {
+        self.ready().len() < READY_LOW
+    }
+
+    /// Does the costly part of sealings to come, until enough of them are prepared or `stop` says so.
+    pub fn prepare(&self, stop: impl Fn() -> bool) -> Result<(), SealError> {
+        while !stop() && self.ready().len() < READY_MAX {
+            let encryptor = self.encryptor()?;
+            self.ready().push(encryptor);
+        }
+        Ok(())
+    }
+
+    fn encryptor(&self) -> Result<Encryptor, SealError> {
+        Encryptor::with_recipients(iter::once(&self.recipient as &dyn age::Recipient)).map_err(SealError::Recipients)
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Vec<Encryptor>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens what [`Vault::seal`] gave: exactly one age file, nothing after it.
@@ -65,9 +103,9 @@ impl Vault {
         open_age(iter::once(&self.keyring.identity as &dyn age::Identity), sealed, len_max)
     }
 
-    /// The chain's MAC of a record: keyed, over the MAC before it, its number, and its metadata.
+    /// The chain's MAC of a record: keyed, over the MAC before it, its number, and its metadata, given in pieces.
     #[must_use]
-    pub fn chain(&self, prev: Digest, seq: Seq, metadata: &[u8]) -> Digest {
+    pub fn chain(&self, prev: Digest, seq: Seq, metadata: &[&[u8]]) -> Digest {
         chain::link(&self.keyring.chain_key.0, prev, seq, metadata)
     }
 
@@ -115,18 +153,24 @@ pub(super) fn seal_age<'a>(
     recipients: impl Iterator<Item = &'a dyn age::Recipient>,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    // The costly half (key agreement, header) needs no plaintext: an encryptor can be made ahead of its use.
     let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
-    seal_with(encryptor, plaintext).map_err(SealError::Stream)
+    let mut sealed = Vec::with_capacity(sealed_len_usual(plaintext.len()));
+    seal_with(encryptor, &[plaintext], &mut sealed).map_err(SealError::Stream)?;
+    Ok(sealed)
 }
 
-fn seal_with(encryptor: Encryptor, plaintext: &[u8]) -> io::Result<Vec<u8>> {
-    let tags_len = (plaintext.len() / AGE_CHUNK_LEN + 1) * AGE_TAG_LEN;
-    let sealed = Vec::with_capacity(AGE_HEADER_LEN_USUAL + plaintext.len() + tags_len);
+fn sealed_len_usual(plaintext_len: usize) -> usize {
+    AGE_HEADER_LEN_USUAL + plaintext_len + (plaintext_len / AGE_CHUNK_LEN + 1) * AGE_TAG_LEN
+}
+
+fn seal_with(encryptor: Encryptor, pieces: &[&[u8]], sealed: &mut Vec<u8>) -> io::Result<()> {
     let mut writer = encryptor.wrap_output(sealed)?;
-    writer.write_all(plaintext)?;
+    for piece in pieces {
+        writer.write_all(piece)?;
+    }
     // Without this the last chunk is missing.
-    writer.finish()
+    writer.finish()?;
+    Ok(())
 }
 
 /// Whether a header ends within [`AGE_HEADER_LEN_MAX`], so that it may be parsed.
@@ -194,6 +238,32 @@ mod tests {
                 assert!(matches!(vault.open(&sealed, len - 1), Err(Unsealed::Damaged(_))), "bound at {len}");
             }
         }
+    }
+
+    #[test]
+    fn a_prepared_sealing_is_used_once() {
+        let vault = vault();
+        assert!(vault.wants_preparation());
+        vault.prepare(|| false).unwrap();
+        assert!(!vault.wants_preparation());
+        let sealed: Vec<_> = (0..2 * READY_MAX).map(|n| (n, vault.seal(&[n as u8; 40]).unwrap())).collect();
+        assert!(vault.wants_preparation());
+        for (n, file) in &sealed {
+            assert_eq!(*vault.open(file, 40).unwrap(), [*n as u8; 40]);
+            // Of two files with one key the headers would be the same, with its share and its MAC.
+            assert!(sealed.iter().all(|(other, twin)| other == n || twin[..200] != file[..200]));
+        }
+        vault.prepare(|| true).unwrap();
+        assert!(vault.wants_preparation());
+    }
+
+    #[test]
+    fn a_plaintext_may_come_in_pieces() {
+        let vault = vault();
+        let mut sealed = b"before".to_vec();
+        vault.seal_into(&[b"one ", b"", b"two"], &mut sealed).unwrap();
+        assert_eq!(vault.open(&sealed[6..], 7).unwrap().as_slice(), b"one two");
+        assert_eq!(&sealed[..6], b"before");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::engine::delta::Bases;
 use crate::engine::follower::Durable;
 use crate::engine::newest::NewestContent;
 use crate::engine::outbox::Outbox;
-use crate::engine::record::{self, Draft};
+use crate::engine::record::{self, BUFFER_KEPT_LEN, Draft};
 use crate::engine::service::Opened;
 use crate::journal::{AppendError, Fate, RecordKind};
 use crate::machine::event::{Event, Payload, What};
@@ -75,7 +75,8 @@ pub(super) fn fresh(prepared: &Prepared, mut contents: BTreeMap<StateName, Vec<u
 pub(super) struct Prepared {
     pub steps: Vec<Step>,
     pub lines: Vec<Vec<u8>>,
-    pub payloads: Vec<u8>,
+    pub payloads: Vec<Vec<u8>>,
+    pub payloads_len: usize,
 }
 
 impl Prepared {
@@ -101,8 +102,9 @@ impl Owner {
                     if let (Some(Payload::Inline { offset_bytes, .. }), Some(bytes)) =
                         (inline, payloads.remove(&change.state))
                     {
-                        *offset_bytes = (start + prepared.payloads.len()) as u64;
-                        prepared.payloads.extend_from_slice(&bytes);
+                        *offset_bytes = (start + prepared.payloads_len) as u64;
+                        prepared.payloads_len += bytes.len();
+                        prepared.payloads.push(bytes);
                     }
                 }
             }
@@ -116,7 +118,7 @@ impl Owner {
         if prepared.lines.is_empty() {
             return Ok(());
         }
-        let more = prepared.payloads.len() + prepared.lines.iter().map(Vec::len).sum::<usize>();
+        let more = prepared.payloads_len + prepared.lines.iter().map(Vec::len).sum::<usize>();
         let len = self.batch.draft.sealed_len_max(more);
         let made = self.parts.journal.make_room(len);
         if made.as_ref().is_err_and(|error| error.fate() == Fate::Refuse)
@@ -198,11 +200,12 @@ impl Owner {
 
     /// Makes the batch durable, then answers.
     pub(super) fn finish(&mut self, kind: RecordKind) -> Result<(), Halt> {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
         let mut durable = None;
         if !batch.draft.is_empty() {
             let seq = self.parts.journal.last().next();
-            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind)?;
+            let buffer = std::mem::take(&mut self.buffer);
+            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind, buffer)?;
             if batch.is_urgent {
                 self.parts.journal.append_from_reserve(&record)?;
             } else {
@@ -210,19 +213,19 @@ impl Owner {
             }
             self.parts.head = record.mac;
             self.parts.watermark.rise(seq, record.mac);
-            durable = Some(Durable {
-                seq,
-                head: record.mac,
-                kind,
-                len_bytes: record.sealed.len() as u64,
-                events: batch.events,
-            });
+            let len_bytes = record.sealed.len() as u64;
+            durable = Some(Durable { seq, head: record.mac, kind, len_bytes, events: batch.events });
+            self.buffer = record.sealed;
+            self.buffer.shrink_to(BUFFER_KEPT_LEN);
+            batch.draft.clear();
         }
         // Before the answers: who hears of a version may ask for it at once.
         drop(batch.rooms);
         for fresh in batch.fresh {
             self.keep(fresh);
         }
+        // Memory that is given back and asked for again costs more than what is done in it.
+        self.batch.draft = batch.draft;
         for id in batch.struck {
             if self.parts.machine.locks().grant(&id).is_none() {
                 self.parts.book.remove(&id, self.parts.journal.last());
@@ -247,9 +250,12 @@ impl Owner {
                 }
             }
         }
-        // Last: nobody waits for a snapshot.
+        // After the answers: nobody waits for these.
         if let Some(durable) = durable {
             self.parts.follower.hand_over(durable);
+        }
+        if self.parts.vault.wants_preparation() {
+            self.parts.preparation.begin();
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The task itself: drains the queue, decides, makes durable, answers.
+//! The owner itself: takes what is queued, decides, makes durable, answers.
 
 mod batch;
 mod sessions;
@@ -6,13 +6,13 @@ mod settle;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use stated_shared::{Digest, Failure, FailureKind, LockId, Reply, SessionId, StateName, Version};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use self::batch::{Batch, Told};
 use self::sessions::Connected;
+pub(super) use self::settle::Wake;
 use crate::engine::budget::{ContentBudget, ContentPermit};
 use crate::engine::commit::StagedBytes;
 use crate::engine::follower::Follower;
@@ -20,7 +20,9 @@ use crate::engine::grants::{Doubt, GrantBook, Restored};
 use crate::engine::handle;
 use crate::engine::observed::{Deed, Observations};
 use crate::engine::outbox::Outbox;
-use crate::engine::record::{self};
+use crate::engine::preparation::Preparation;
+use crate::engine::record;
+use crate::engine::seat::Commands;
 use crate::engine::service::{ConnectionId, Opened};
 use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
@@ -58,7 +60,7 @@ pub(super) struct Reading {
     pub read: Read,
 }
 
-/// Runs on the owner's thread.
+/// Runs where the owner is driven.
 pub(super) type Read = Box<dyn FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send>;
 
 /// What a query sees besides the machine.
@@ -68,7 +70,7 @@ pub(super) struct View {
     pub notes: Vec<String>,
 }
 
-/// Runs on the owner's thread; what it returns runs once everything that it saw is durable.
+/// Runs where the owner is driven; what it returns runs once everything that it saw is durable.
 pub(super) type Query = Box<dyn FnOnce(&Machine, &View) -> Box<dyn FnOnce() + Send> + Send>;
 
 pub(super) enum Command {
@@ -105,6 +107,17 @@ pub(super) enum Command {
     Stop,
 }
 
+/// How a batch ended.
+pub(super) enum Round {
+    /// It is durable and answered.
+    Done {
+        /// The commands that it took.
+        taken: usize,
+    },
+    /// The owner is to be closed.
+    Stop,
+}
+
 /// Why the owner stopped otherwise than asked: the process must exit and replay.
 #[derive(Debug, thiserror::Error)]
 pub enum Halt {
@@ -125,15 +138,6 @@ pub enum Halt {
     Entropy(#[source] std::io::Error),
 }
 
-/// What an owner does after a batch.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// Takes the next one.
-    Batch,
-    /// Closes.
-    Stop,
-}
-
 /// What a start hands over to the owner.
 pub(super) struct Parts {
     pub machine: Machine,
@@ -146,6 +150,7 @@ pub(super) struct Parts {
     pub budget: ContentBudget,
     pub daemon: Actor,
     pub follower: Follower,
+    pub preparation: Preparation,
     /// What `status` tells as long as the daemon runs.
     pub notes: Vec<String>,
 }
@@ -154,6 +159,8 @@ pub(super) struct Owner {
     pub(super) parts: Parts,
     time: Time,
     batch: Batch,
+    /// The last record's bytes, for the next one's.
+    buffer: Vec<u8>,
     sessions: HashMap<SessionId, Connected>,
     connections: u64,
     observations: Observations,
@@ -173,6 +180,7 @@ impl Owner {
             parts,
             time,
             batch: Batch::default(),
+            buffer: Vec::new(),
             sessions: HashMap::new(),
             connections: 0,
             observations: Observations::default(),
@@ -222,49 +230,27 @@ impl Owner {
         self.finish(RecordKind::Batch)
     }
 
-    /// Runs until it is told to stop or must halt.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), Halt> {
-        loop {
-            let wake = Duration::from_millis(self.wake_in_ms());
-            let next = tokio::select! {
-                biased;
-                command = commands.recv() => Some(command.unwrap_or(Command::Stop)),
-                () = tokio::time::sleep(wake) => None,
-            };
-            if self.take_batch(next, &mut commands)? == Next::Stop {
-                return self.close();
-            }
-        }
-    }
-
-    /// Takes what is queued up to a batch, and makes it durable; where it is to stop, the last record does.
-    pub(super) fn take_batch(
-        &mut self,
-        mut next: Option<Command>,
-        commands: &mut mpsc::Receiver<Command>,
-    ) -> Result<Next, Halt> {
+    /// One batch: takes what is queued, sees to what time brings, makes it durable, answers.
+    pub(super) fn round(&mut self, commands: &mut Commands) -> Result<Round, Halt> {
         self.time = handle::time(&self.parts.clock);
         let mut taken = 0;
         let mut stop = false;
-        while let Some(command) = next {
-            if matches!(command, Command::Stop) {
-                stop = true;
-                break;
-            }
-            self.take(command)?;
+        while !stop
+            && taken < BATCH_COMMANDS_MAX
+            && self.batch.draft.len() < BATCH_LEN_MAX
+            && let Some(command) = commands.next()
+        {
             taken += 1;
-            if taken >= BATCH_COMMANDS_MAX || self.batch.draft.len() >= BATCH_LEN_MAX {
-                break;
-            }
-            next = commands.try_recv().ok();
+            stop = matches!(command, Command::Stop);
+            self.take(command)?;
         }
         self.pass_time()?;
         self.settle()?;
         if stop {
-            return Ok(Next::Stop);
+            return Ok(Round::Stop);
         }
         self.finish(RecordKind::Batch)?;
-        Ok(Next::Batch)
+        Ok(Round::Done { taken })
     }
 
     /// The last record; then nothing unsynced can follow.
@@ -318,7 +304,7 @@ impl Owner {
             }
             Command::Fetched { session, state, version } => {
                 if let Some(connected) = self.sessions.get(&session) {
-                    let (actor, name, version) = (connected.actor.clone(), Some(state), Some(version));
+                    let (actor, name, version) = (Actor::clone(&connected.actor), Some(state), Some(version));
                     let deed = Deed { actor, verb: "get", name, version, outcome: "ok" };
                     self.observations.note(deed, self.time.wall, self.time.boottime_ms);
                 }
@@ -349,10 +335,13 @@ impl Owner {
             });
             ask.peer = *mark;
         }
-        let actor = connected.actor.clone();
+        let actor = Arc::clone(&connected.actor);
         let outbox = Arc::clone(&connected.outbox);
         let mut drawn = [0; 16];
-        fill_random(&mut drawn).map_err(Halt::Entropy)?;
+        // The one thing that is named by the daemon.
+        if matches!(&submission.ask, Ask::Lock(ask) if ask.lock.id.is_none()) {
+            fill_random(&mut drawn).map_err(Halt::Entropy)?;
+        }
         let drawn = LockId::from_random(drawn);
         let cx = Context { time: self.time, actor: &actor, number, drawn };
         let decision = self.parts.machine.decide(&cx, &submission.ask);
@@ -366,7 +355,7 @@ impl Owner {
             }
         }
         let broken = match &submission.ask {
-            Ask::Break { .. } => format!("broken by {}", stated_shared::Actor::from(&actor)),
+            Ask::Break { .. } => format!("broken by {}", stated_shared::Actor::from(&*actor)),
             _ => String::new(),
         };
         let unlocked = self.unlocked_elsewhere(session, &submission.ask);
@@ -386,7 +375,7 @@ impl Owner {
         if !matches!(verdict, Verdict::Refuse(_)) {
             self.tell_broken(&prepared, &broken);
             if let Some((holder, id)) = unlocked {
-                self.tell_lost(holder, &id, &format!("unlocked by {}", stated_shared::Actor::from(&actor)));
+                self.tell_lost(holder, &id, &format!("unlocked by {}", stated_shared::Actor::from(&*actor)));
             }
             self.batch.fresh.extend(batch::fresh(&prepared, contents));
             self.fold(prepared)?;

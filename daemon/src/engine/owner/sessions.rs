@@ -9,12 +9,12 @@ use super::{Owner, View};
 use crate::engine::outbox::Outbox;
 use crate::engine::service::{ConnectionId, Opened};
 use crate::machine::event::{Actor, What};
-use crate::machine::{Grant, Link, Motion, Step, Tenure};
+use crate::machine::{Link, Motion, Step};
 
 /// A session with a connection.
 pub(super) struct Connected {
     pub connection: ConnectionId,
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// The peer's ID and start time, read when its first lock needs it.
     pub mark: Option<Option<(u32, u64)>>,
     pub outbox: Arc<dyn Outbox>,
@@ -26,8 +26,7 @@ impl Owner {
         if self.parts.machine.is_frozen() {
             notes.push("locks are not granted yet: the daemon stopped without telling who held them".to_owned());
         }
-        let awaited = |grant: &&Grant| matches!(grant.tenure, Tenure::Session { link: Link::Awaited, .. });
-        let awaited = self.parts.machine.locks().grants().filter(awaited).count();
+        let awaited = self.parts.machine.locks().awaited_count();
         if awaited > 0 {
             notes.push(format!("{awaited} locks from before the restart wait for their holders to come back"));
         }
@@ -41,7 +40,7 @@ impl Owner {
         outbox: Arc<dyn Outbox>,
     ) -> Result<Opened, Failure> {
         let locks = self.parts.machine.locks();
-        let held = locks.grants().find(|grant| grant.session() == session);
+        let held = locks.of_session(session).next();
         let owner = held
             .map(|grant| grant.holder.uid)
             .or_else(|| self.sessions.get(&session).map(|connected| connected.actor.uid))
@@ -51,7 +50,7 @@ impl Owner {
         }
         let resumed = held.is_some();
         // Whoever takes a session over asks again for what it waited for.
-        let left: Vec<_> = locks.waiters().filter(|w| w.grant.session() == session).map(|w| w.ticket).collect();
+        let left: Vec<_> = locks.waiting_of(session).map(|waiter| waiter.ticket).collect();
         for ticket in left {
             self.turn(Motion::Left(ticket));
         }
@@ -60,7 +59,7 @@ impl Owner {
         }
         self.connections += 1;
         let connection = ConnectionId(self.connections);
-        self.sessions.insert(session, Connected { connection, actor, mark: None, outbox });
+        self.sessions.insert(session, Connected { connection, actor: Arc::new(actor), mark: None, outbox });
         Ok(Opened { resumed, connection })
     }
 
@@ -74,7 +73,7 @@ impl Owner {
             return;
         }
         self.sessions.remove(&session);
-        for waiter in self.parts.machine.locks().waiters().filter(|waiter| waiter.grant.session() == session) {
+        for waiter in self.parts.machine.locks().waiting_of(session) {
             self.parts.book.drop_waiting(session, waiter.grant.number);
         }
         for step in self.parts.machine.unlink(session) {

@@ -13,6 +13,15 @@ use stated_shared::FailureKind;
 /// The owner looks at the clocks at least this often: `CLOCK_BOOTTIME` runs on while the host sleeps, timers don't.
 const WAKE_MS_MAX: u64 = 5000;
 
+/// When the owner has something to do by itself.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Wake {
+    /// As `CLOCK_BOOTTIME`.
+    pub at_boottime_ms: u64,
+    /// From now.
+    pub in_ms: u64,
+}
+
 impl Owner {
     /// What the passing of time alone does.
     pub(super) fn pass_time(&mut self) -> Result<(), Halt> {
@@ -123,10 +132,14 @@ impl Owner {
         }
     }
 
-    pub(super) fn wake_in_ms(&self) -> u64 {
-        if self.unsettled && !self.is_out_of_room() {
-            return 0;
-        }
+    /// When the next round is due, whether a command comes or not.
+    pub(in crate::engine) fn wake(&self) -> Wake {
+        let now = handle::time(&self.parts.clock).boottime_ms;
+        let in_ms = if self.unsettled && !self.is_out_of_room() { 0 } else { self.next_due_in_ms(now) };
+        Wake { at_boottime_ms: now + in_ms, in_ms }
+    }
+
+    fn next_due_in_ms(&self, now: u64) -> u64 {
         let deadlines = [
             self.parts.machine.next_deadline_boottime_ms(),
             self.observations.due_boottime_ms(),
@@ -136,7 +149,6 @@ impl Owner {
         ];
         let next = deadlines.into_iter().flatten().min();
         let next = if self.is_out_of_room() { self.no_room_until } else { next };
-        let now = handle::time(&self.parts.clock).boottime_ms;
         next.map_or(WAKE_MS_MAX, |next| next.saturating_sub(now).min(WAKE_MS_MAX))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use stated_shared::Seq;
 
-use super::super::limits::{RECORD_LEN_MAX, RESERVE_LEN, SEGMENT_LEN};
+use super::super::limits::{FILL_AHEAD_LEN_MAX, FILL_RECORDS, RECORD_LEN_MAX, RESERVE_LEN, SEGMENT_LEN};
 use super::super::{AppendError, Fate, Record};
 use super::header::{HEADER_LEN_MAX, Header};
 use super::reader::LocalReader;
@@ -24,6 +24,8 @@ pub(super) struct Writer {
     pub(super) segment: Segment,
     pub(super) reader: Arc<LocalReader>,
     pub(super) last: Seq,
+    /// Bytes of the last record that this process wrote.
+    last_len: u64,
     pub(super) buffer: Vec<u8>,
     pub(super) poisoned: bool,
     /// When a new file is begun; tests make it small.
@@ -39,6 +41,7 @@ impl Writer {
             segment,
             reader,
             last,
+            last_len: 0,
             buffer: Vec::with_capacity(64 << 10),
             poisoned: false,
             segment_len: SEGMENT_LEN,
@@ -55,7 +58,7 @@ impl Writer {
         }
         let begun = if self.segment.end >= self.segment_len { self.begin_segment(self.last.next()) } else { Ok(()) };
         let to = self.segment.end + (HEADER_LEN_MAX + len) as u64 + RESERVE_LEN;
-        let prepared = begun.and_then(|()| self.segment.fill(to));
+        let prepared = begun.and_then(|()| self.fill(to));
         self.poisoned = prepared.as_ref().is_err_and(|error| error.fate() == Fate::Halt);
         prepared
     }
@@ -101,6 +104,7 @@ impl Writer {
         self.write_and_sync(at).map_err(|source| failed(&self.segment.path, source))?;
         self.segment.end = at + self.buffer.len() as u64;
         self.last = record.seq;
+        self.last_len = self.buffer.len() as u64;
         self.reader.push(at, self.segment.end);
         Ok(())
     }
@@ -121,7 +125,20 @@ impl Writer {
         if reserve && fits(&self.segment) {
             return Ok(());
         }
-        self.segment.fill(self.segment.end + len + if reserve { 0 } else { RESERVE_LEN })
+        self.fill(self.segment.end + len + if reserve { 0 } else { RESERVE_LEN })
+    }
+
+    /// Sees to durable zeros up to `to`, and where some must be made, for more records like the last one: each would
+    /// pay for a sync of its own else. On a full disk for as much as is asked.
+    fn fill(&mut self, to: u64) -> Result<(), AppendError> {
+        let ahead = (self.last_len * FILL_RECORDS).min(FILL_AHEAD_LEN_MAX);
+        if to < self.segment.filled || ahead == 0 {
+            return self.segment.fill(to);
+        }
+        match self.segment.fill(to + ahead) {
+            Err(AppendError::Full { .. }) => self.segment.fill(to),
+            other => other,
+        }
     }
 
     fn begin_segment(&mut self, first: Seq) -> Result<(), AppendError> {

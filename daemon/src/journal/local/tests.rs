@@ -4,7 +4,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use super::super::limits::{FILL_LEN, RESERVE_LEN, SECTOR_LEN};
+use super::super::limits::{FILL_AHEAD_LEN_MAX, FILL_LEN, FILL_RECORDS, RESERVE_LEN, SECTOR_LEN};
 use super::super::memory::{Fault, Landed};
 use super::super::suite::{self, Store, batch, record, verify};
 use super::super::{BlobId, ReadError, RecordKind};
@@ -492,14 +492,17 @@ fn a_clean_stop_gives_the_fill_back() {
 fn a_record_larger_than_the_fill_fits() {
     let dir = Directory::create();
     let mut journal = dir.repair().unwrap();
-    for (seq, len) in [(1, FILL_LEN as usize - 1000), (2, FILL_LEN as usize), (3, 3 * FILL_LEN as usize + 1), (4, 10)] {
+    let fill = FILL_LEN as usize;
+    let mut ahead = 0;
+    for (seq, len) in [(1, 100), (2, fill - 1000), (3, 3 * fill + 1), (4, fill), (5, 8 * fill), (6, fill), (7, 10)] {
         journal.append(&record(seq, len, RecordKind::Batch)).unwrap();
         let file_len = fs::metadata(dir.log(1)).unwrap().len();
         assert!(file_len >= journal.reader().len_bytes() + RESERVE_LEN);
-        assert!(file_len <= journal.reader().len_bytes() + RESERVE_LEN + FILL_LEN);
+        assert!(file_len <= journal.reader().len_bytes() + RESERVE_LEN + FILL_LEN + ahead, "after record {seq}");
+        ahead = ahead.max(FILL_RECORDS * (len as u64 + 1024)).min(FILL_AHEAD_LEN_MAX);
     }
     drop(journal);
-    assert_eq!(dir.repair().unwrap().last(), Seq(4));
+    assert_eq!(dir.repair().unwrap().last(), Seq(7));
 }
 
 #[test]

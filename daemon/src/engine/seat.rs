@@ -1,0 +1,205 @@
+//! Who drives the owner: whoever brings it a command while it is idle, else its own thread.
+//!
+//! A command is queued first, then its bringer tries the seat. Where nobody sits there he decides, syncs and answers
+//! himself, so a request that is alone passes no other thread on its way. Where somebody does, that one finds the
+//! command in the queue. A bringer who would be kept for too long hands over to the engine's own thread, which drives
+//! until the queue is empty; that thread also sees to what time brings. See
+//! docs/adr/0003-whoever-finds-the-owner-idle-drives-it.md.
+//!
+//! **Invariant:** one drives at a time, and nobody else ever sees owner or machine.
+
+use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
+use std::thread::Thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::owner::{Command, Halt, Owner, Round, Wake};
+
+/// Commands that wait for the owner; beyond it connections wait, and with them their peers.
+const QUEUE_LEN_MAX: usize = 1024;
+/// Batches that a bringer makes durable before he hands over: his own connection is not read meanwhile.
+const ROUNDS_MAX: usize = 3;
+
+/// The way to the owner.
+#[derive(Clone)]
+pub(super) struct Queue {
+    sender: mpsc::Sender<Command>,
+    seat: Arc<Seat>,
+}
+
+/// As [`Queue`], for what the owner itself holds on to.
+#[derive(Clone)]
+pub(super) struct WeakQueue {
+    sender: mpsc::WeakSender<Command>,
+    seat: Weak<Seat>,
+}
+
+/// The owner has stopped.
+#[derive(Debug)]
+pub(super) struct Stopped;
+
+/// The owner's commands on their way in.
+pub(super) struct Commands(mpsc::Receiver<Command>);
+
+/// Where the owner is while nobody drives it; nowhere once it has stopped.
+pub(super) struct Seat {
+    driver: Mutex<Option<Box<Driver>>>,
+    /// Commands that were queued and not taken. Below zero for the moment between a command and its count.
+    pending: AtomicIsize,
+    /// When the engine's thread looks by itself, as `CLOCK_BOOTTIME`.
+    wake_boottime_ms: AtomicU64,
+    thread: OnceLock<Thread>,
+}
+
+type Place<'a> = MutexGuard<'a, Option<Box<Driver>>>;
+
+struct Driver {
+    owner: Owner,
+    commands: Commands,
+    done: oneshot::Sender<Result<(), Halt>>,
+}
+
+/// A queue without an owner yet.
+pub(super) fn queue() -> (Queue, Commands) {
+    let (sender, commands) = mpsc::channel(QUEUE_LEN_MAX);
+    let seat = Seat {
+        driver: Mutex::new(None),
+        pending: AtomicIsize::new(0),
+        wake_boottime_ms: AtomicU64::new(0),
+        thread: OnceLock::new(),
+    };
+    (Queue { sender, seat: Arc::new(seat) }, Commands(commands))
+}
+
+impl Queue {
+    /// Queues a command, waiting for room, and drives the owner where it is idle.
+    pub(super) async fn send(&self, command: Command) -> Result<(), Stopped> {
+        self.sender.send(command).await.map_err(|_| Stopped)?;
+        self.seat.arrived();
+        Ok(())
+    }
+
+    /// As [`Self::send`], where there is room at once; `false` where there is none.
+    pub(super) fn try_send(&self, command: Command) -> bool {
+        let sent = match self.sender.try_send(command) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
+        };
+        if sent {
+            self.seat.arrived();
+        }
+        sent
+    }
+
+    /// What does not keep the owner running.
+    pub(super) fn downgrade(&self) -> WeakQueue {
+        WeakQueue { sender: self.sender.downgrade(), seat: Arc::downgrade(&self.seat) }
+    }
+
+    /// Puts the owner in its place and drives it on this thread whenever nobody else does, until it has stopped.
+    pub(super) fn keep(self, owner: Owner, commands: Commands, done: oneshot::Sender<Result<(), Halt>>) {
+        let seat = Arc::clone(&self.seat);
+        // Else the queue would never be without senders, and an engine that everybody left would not end.
+        drop(self);
+        let _ = seat.thread.set(std::thread::current());
+        *seat.driver.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(Driver { owner, commands, done }));
+        while let Some(pause) = seat.drive_all() {
+            std::thread::park_timeout(pause);
+        }
+    }
+}
+
+impl WeakQueue {
+    /// As [`Queue::send`]; nothing happens where the engine has stopped.
+    pub(super) async fn send(&self, command: Command) {
+        if let (Some(sender), Some(seat)) = (self.sender.upgrade(), self.seat.upgrade()) {
+            let _ = Queue { sender, seat }.send(command).await;
+        }
+    }
+}
+
+impl Commands {
+    /// The next command that is there; [`Command::Stop`] where nobody can send another.
+    pub(super) fn next(&mut self) -> Option<Command> {
+        match self.0.try_recv() {
+            Ok(command) => Some(command),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(Command::Stop),
+        }
+    }
+}
+
+impl Seat {
+    /// A command was queued: takes the seat where nobody sits there.
+    fn arrived(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        // Either this try finds the seat left, or who leaves it finds the command: both fence in between.
+        fence(Ordering::SeqCst);
+        let seat = match self.driver.try_lock() {
+            Ok(seat) => seat,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let Some((seat, wake)) = self.drive(seat, ROUNDS_MAX) else { return self.wake() };
+        drop(seat);
+        fence(Ordering::SeqCst);
+        let is_left_over = self.pending.load(Ordering::Relaxed) > 0;
+        if is_left_over || wake.at_boottime_ms < self.wake_boottime_ms.load(Ordering::Relaxed) {
+            self.wake();
+        }
+    }
+
+    /// Drives until nothing is queued; how long the engine's thread may rest then. Nothing once the owner has stopped.
+    fn drive_all(&self) -> Option<Duration> {
+        loop {
+            let seat = self.driver.lock().unwrap_or_else(PoisonError::into_inner);
+            let (seat, wake) = self.drive(seat, usize::MAX)?;
+            // While the seat is ours: who takes it next compares with this, and wakes us where it is too late.
+            self.wake_boottime_ms.store(wake.at_boottime_ms, Ordering::Relaxed);
+            drop(seat);
+            fence(Ordering::SeqCst);
+            if self.pending.load(Ordering::Relaxed) <= 0 {
+                return Some(Duration::from_millis(wake.in_ms));
+            }
+        }
+    }
+
+    /// Drives batch by batch, at least one; gives the seat back with what time will bring. Nothing where the owner has
+    /// stopped: then its commands have nowhere to go any more.
+    fn drive<'a>(&self, mut seat: Place<'a>, rounds_max: usize) -> Option<(Place<'a>, Wake)> {
+        // A panic drops the driver, and with it the word that the process waits for: nobody goes on with half a step.
+        let mut driver = seat.take()?;
+        for _ in 0..rounds_max {
+            match driver.owner.round(&mut driver.commands) {
+                Ok(Round::Done { taken }) => {
+                    let taken = taken as isize;
+                    if self.pending.fetch_sub(taken, Ordering::Relaxed) <= taken {
+                        break;
+                    }
+                }
+                Ok(Round::Stop) => {
+                    let Driver { owner, done, .. } = *driver;
+                    // Whoever started the engine may be gone.
+                    let _ = done.send(owner.close());
+                    return None;
+                }
+                Err(halt) => {
+                    let _ = driver.done.send(Err(halt));
+                    return None;
+                }
+            }
+        }
+        let wake = driver.owner.wake();
+        *seat = Some(driver);
+        Some((seat, wake))
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
