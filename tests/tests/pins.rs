@@ -39,7 +39,7 @@ fn is_refused_until_accepted(host: &Host, told: &str) {
 }
 
 #[test]
-fn an_old_copy_that_was_put_back_is_refused_until_accepted() {
+fn promise_8_an_old_copy_that_was_put_back_is_refused_until_accepted() {
     let host = Host::new();
     host.put("a", b"1");
     host.stop_daemon();

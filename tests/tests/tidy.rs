@@ -329,6 +329,83 @@ fn units_are_understood_by_systemd() {
     }
 }
 
+// --------------------------------------------------------------------------------------------------------- proofs
+
+/// Promises of the project, by number.
+const PROMISES: u32 = 12;
+/// Those that have no test of their name yet: format 1 is the first, and so there is no older one to open.
+const PROMISES_TO_COME: &[u32] = &[12];
+const MUTATIONS_MIN: usize = 25;
+
+/// The cells of a page's table rows whose first cell this accepts.
+fn rows(text: &str, is_meant: impl Fn(&str) -> bool) -> Vec<Vec<String>> {
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+    text.lines().filter(|line| line.starts_with("| ")).map(cells).filter(|cells| is_meant(&cells[0])).collect()
+}
+
+/// Every function of the sources, tests included.
+fn functions() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in files().iter().filter(|path| path.ends_with(".rs")) {
+        let tokens = tokens(&read(path));
+        found.extend(tokens.windows(2).filter(|pair| pair[0].text == "fn").map(|pair| pair[1].text.clone()));
+    }
+    found
+}
+
+#[test]
+fn each_promise_has_tests_of_its_name() {
+    let functions = functions();
+    let rows = rows(&read("docs/reliability.md"), |first| first.parse::<u32>().is_ok());
+    let numbers: Vec<u32> = rows.iter().map(|row| row[0].parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=PROMISES).collect::<Vec<_>>(), "docs/reliability.md has a row for each promise");
+    for (number, row) in numbers.into_iter().zip(rows) {
+        let named: BTreeSet<String> = quoted(row.last().unwrap()).into_iter().collect();
+        let missing: Vec<&String> = named.difference(&functions).collect();
+        assert!(missing.is_empty(), "promise {number} names tests that do not exist: {missing:?}");
+        let prefix = format!("promise_{number}_");
+        let of_its_name: BTreeSet<&String> = functions.iter().filter(|name| name.starts_with(&prefix)).collect();
+        assert!(
+            !of_its_name.is_empty() || PROMISES_TO_COME.contains(&number),
+            "no test is called {prefix} and what it promises"
+        );
+        let untold: Vec<_> = of_its_name.into_iter().filter(|name| !named.contains(*name)).collect();
+        assert!(untold.is_empty(), "the row of promise {number} does not name {untold:?}");
+    }
+}
+
+#[test]
+fn each_mutation_applies_and_its_test_exists() {
+    let functions = functions();
+    let page = read("docs/reliability.md");
+    let patches: Vec<String> = files().into_iter().filter(|path| path.ends_with(".patch")).collect();
+    assert!(patches.len() >= MUTATIONS_MIN, "only {} mutations", patches.len());
+    let applies = |patch: &str, more: &[&str]| {
+        let mut command = Command::new("git");
+        command.args(["apply", "--check"]).args(more).arg(patch).current_dir(root());
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(!applies(&patches[0], &["--reverse"]).0, "what does not apply is not noticed");
+    let mut told = Vec::new();
+    for patch in &patches {
+        let (ok, why) = applies(patch, &[]);
+        assert!(ok, "{patch} breaks nothing any more, so it is to be made anew: {why}");
+        let text = read(patch);
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+        let (what, test) = (field("what: ").expect("what it breaks"), field("test: ").expect("its test"));
+        let function = test.rsplit("::").next().unwrap().rsplit(' ').next().unwrap().to_owned();
+        assert!(functions.contains(&function), "{patch}: there is no test {function}");
+        let name = Path::new(patch).file_stem().unwrap().to_str().unwrap();
+        told.push([format!("`{name}`"), what, format!("`{function}`")]);
+    }
+    let rows = rows(&page, |first| {
+        patches.iter().any(|patch| patch.ends_with(&format!("/{}.patch", first.trim_matches('`'))))
+    });
+    let rows: Vec<_> = rows.iter().map(|row| [row[0].clone(), row[1].clone(), row[2].clone()]).collect();
+    assert_eq!(rows, told, "docs/reliability.md has a row for each patch of tests/mutations, in their order");
+}
+
 // ----------------------------------------------------------------------------------------------------- repository
 
 struct Source {

@@ -38,6 +38,8 @@ pub use owner::Halt;
 #[cfg(fuzzing)]
 pub use record::fuzz_record;
 pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
+#[cfg(test)]
+pub(crate) use snapshot::SnapshotError;
 pub use snapshot::open as open_snapshot;
 pub use start::{Beginning, Ended, Replay, Snapshots, StartError, start};
 #[cfg(test)]

@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use stated_shared::{Actor, Epoch, Failure, Part, Request, SessionId, StateName, Verified, Version};
+use stated_shared::{Actor, Epoch, Failure, Part, Request, Seq, SessionId, StateName, Verified, Version};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::owner::{Command, Halt, Reading, Round, Submission as Submitted};
 use super::service::{Opened, Service, Submission};
+use super::snapshot::{self, SnapshotError};
 use super::start::{Beginning, Begun, StartError, begin};
 use super::store::{Damage, Store};
 use super::{Outbox, delta, verify};
+use crate::journal::{LocalSnapshots, Mark};
 use crate::machine::{Ask, Machine};
 
 /// The engine and its owner.
@@ -92,6 +94,15 @@ impl Stepped {
         self.store().load(&chain)
     }
 
+    /// Where the payloads lie that a version needs: its own, and those that it is patched from.
+    pub fn needs(&self, state: &StateName, version: Version) -> Vec<(String, u64)> {
+        let place = |link: &delta::Link| {
+            let Damage { file, offset_bytes, .. } = self.store().damage(link.seq, &link.content, String::new());
+            (file, offset_bytes)
+        };
+        delta::chain(self.machine().states(), state, version).iter().map(place).collect()
+    }
+
     /// Reads everything up to the watermark.
     pub fn verify(&self) -> Verified {
         verify::verify(
@@ -101,6 +112,16 @@ impl Stepped {
             None,
             Some((Part::ALL, verify::KEPT_LEN_MAX)),
         )
+    }
+
+    /// Writes a snapshot as the follower does, which has a thread of its own; the last one is kept beside it.
+    pub fn snapshot(&self, place: &LocalSnapshots) -> Result<Seq, SnapshotError> {
+        let (seq, mac) = self.0.engine.shared.watermark.get();
+        let (file, offset_bytes) = self.store().reader.place(seq);
+        let sealed = snapshot::seal(&self.store().vault, self.machine(), &Mark { seq, mac, file, offset_bytes })?;
+        let last = place.list().map_err(SnapshotError::Io)?.0.first().copied();
+        place.write(seq, &sealed, last).map_err(SnapshotError::Io)?;
+        Ok(seq)
     }
 
     fn send(&self, command: Command) {

@@ -396,6 +396,26 @@ fn stored(machine: &Machine) -> (String, Vec<u8>) {
     (lines, frames)
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Whatever clients ask for, in whatever order, no two grants ever have one fence but those that nest.
+    #[test]
+    fn promise_6_at_most_one_holder_per_fence(acts in prop::collection::vec(any_act(), 0..80)) {
+        let mut rig = Rig::new();
+        let mut holders: BTreeMap<Fence, (LockId, Timestamp)> = BTreeMap::new();
+        for one in &acts {
+            act(&mut rig, one);
+            check(&rig);
+            for grant in rig.machine.locks().grants().filter(|grant| grant.under.is_none()) {
+                let holder = (grant.id.clone(), grant.since);
+                let before = holders.insert(grant.fence, holder.clone());
+                prop_assert!(before.is_none_or(|before| before == holder), "{} was given before", grant.fence);
+            }
+        }
+    }
+}
+
 /// Through the stored form and back.
 fn restored(machine: &Machine) -> Machine {
     let (lines, frames) = stored(machine);
@@ -583,7 +603,7 @@ fn several_names_are_taken_all_or_none() {
 }
 
 #[test]
-fn a_stale_lock_fences_its_holder_off() {
+fn promise_5_a_stale_lock_fences_its_holder_off() {
     let mut rig = Rig::new();
     let id = rig.lock(0, exclusive(&[0])).unwrap().unwrap();
     assert_eq!(rig.put(1, 0, 1, &[]), Err(FailureKind::Busy), "a locked name takes no commit without the lock");
@@ -594,6 +614,35 @@ fn a_stale_lock_fences_its_holder_off() {
     assert_eq!(rig.put(0, 0, 4, std::slice::from_ref(&id)), Err(FailureKind::Busy));
     assert_eq!(rig.put(0, 1, 4, &[id]), Err(FailureKind::Busy), "also on a name that nobody holds");
     assert_eq!(rig.put(0, 0, 4, &[]), Ok(()));
+}
+
+#[test]
+fn promise_4_a_retried_request_is_applied_once() {
+    let mut rig = Rig::new();
+    let put =
+        |n: u8| commit(vec![StagedChange { state: name(0), expect: Expect::Any, content: Some(content(n)) }], &[]);
+    let lease = Ask::Lock(LockAsk { lock: Lock { ttl_ms: Some(60_000), ..exclusive(&[1]) }, tie: None, peer: None });
+    let asked = [(100, put(1)), (101, put(2)), (102, lease)];
+    let answers: Vec<_> = asked.iter().map(|(number, ask)| rig.ask_as(0, *number, ask).unwrap()).collect();
+    let events = rig.journal.len();
+    let again = |rig: &mut Rig| {
+        for ((number, ask), answer) in asked.iter().zip(&answers) {
+            assert_eq!(&rig.ask_as(0, *number, ask).unwrap(), answer, "request {number} is answered as before");
+        }
+        let versions = rig.machine.states().all().count();
+        assert_eq!((rig.journal.len(), versions, rig.machine.locks().grant_count()), (events, 2, 1), "nothing is done");
+    };
+    again(&mut rig);
+    // And by a machine that knows of them from the journal alone.
+    let mut replayed = Machine::default();
+    for (index, event) in rig.journal.iter().enumerate() {
+        replayed.apply(Seq(index as u64 + 1), event).unwrap();
+    }
+    rig.machine = replayed;
+    again(&mut rig);
+    // Of another session it is another request.
+    rig.ask_as(1, 100, &put(3)).unwrap();
+    assert_eq!(rig.machine.states().all().count(), 3);
 }
 
 #[test]

@@ -4,19 +4,20 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use stated_shared::{Actor, Failure, LockId, Notice, Reply, Request, SessionId, Timestamp};
+use stated_shared::{Actor, Failure, LockId, Notice, Reply, Request, Seq, SessionId, Timestamp};
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
 
 use crate::boot::{self, OpenedJournal};
 use crate::config::Settings;
-use crate::disk::Disk;
 use crate::disk::sim::{Random, SimDisk};
+use crate::disk::{Disk, RealDisk};
 use crate::engine::{
-    Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, Snapshots, StartError, Stepped, Submission,
+    Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, SnapshotError, Snapshots, StartError, Stepped,
+    Submission,
 };
 use crate::host::{BootId, Clock, GrantTable, Held, SecretSource, seeded};
-use crate::journal::{Ended, OpenMode, Presence, presence};
+use crate::journal::{Ended, LocalSnapshots, OpenMode, Presence, presence};
 use crate::vault::{Identities, create_identity};
 
 /// Begins a new log file far more often than a daemon does.
@@ -34,8 +35,11 @@ pub enum NotStarted {
 }
 
 pub struct Host {
+    /// What every daemon of it runs on.
+    under: Arc<dyn Disk>,
+    /// The same, where it is simulated; else one that nobody uses.
     pub disk: SimDisk,
-    settings: Settings,
+    pub settings: Settings,
     identities: Identities,
     /// The grant table lies beside the socket, on another disk.
     beside: tempfile::TempDir,
@@ -69,14 +73,26 @@ impl Outbox for Answers {
 }
 
 impl Host {
+    /// On a simulated disk.
     pub fn new(seed: u64) -> Self {
         seeded::seed(seed);
+        let disk = SimDisk::new(seed, &["/state"]);
+        Self::on(Arc::new(disk.clone()), disk, PathBuf::from("/state"))
+    }
+
+    /// On the real one, with its state in this directory.
+    pub fn real(state_dir: PathBuf) -> Self {
+        seeded::seed(0);
+        Self::on(Arc::new(RealDisk), SimDisk::new(0, &[]), state_dir)
+    }
+
+    fn on(under: Arc<dyn Disk>, disk: SimDisk, state_dir: PathBuf) -> Self {
         let beside = tempfile::tempdir().unwrap();
         let identity = beside.path().join("identity");
         create_identity(&identity, Timestamp(0)).unwrap();
         let identities = Identities::parse(&std::fs::read(&identity).unwrap(), || Err(std::fmt::Error)).unwrap();
         let settings = Settings {
-            state_dir: PathBuf::from("/state"),
+            state_dir,
             socket: beside.path().join("socket"),
             config: beside.path().join("config.toml"),
             identity: SecretSource::File(identity),
@@ -92,7 +108,8 @@ impl Host {
         held.wall_ms.store(1_764_000_000_000, Ordering::Relaxed);
         held.boottime_ms.store(100_000, Ordering::Relaxed);
         Self {
-            disk: SimDisk::new(seed, &["/state"]),
+            under,
+            disk,
             settings,
             identities,
             beside,
@@ -105,14 +122,14 @@ impl Host {
 
     /// Whether there is a repository.
     pub fn presence(&self) -> Presence {
-        presence(&self.disk, &self.settings.state_dir).unwrap()
+        presence(&*self.under, &self.settings.state_dir).unwrap()
     }
 
     /// Starts a daemon as the real one starts, on this thread.
     pub fn start(&mut self) -> Result<Daemon, NotStarted> {
         let _in_runtime = self.runtime.enter();
         let clock = Clock::held(self.boot, self.held);
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let disk = Arc::clone(&self.under);
         let recipients = self.identities.recipients();
         let opened = presence(&*disk, &self.settings.state_dir)
             .map_err(boot::failure::open_failure)
@@ -169,18 +186,28 @@ impl Host {
         daemon.engine.submit(self.runtime.handle(), submission);
     }
 
-    /// Lets the daemon take everything that is queued; the answers that came, by number.
-    pub fn step(&mut self, daemon: &mut Daemon, random: &mut Random) -> Result<Vec<Answer>, Halt> {
+    /// Lets the daemon take everything that is queued. The answers that came, also where it halted on the way.
+    pub fn step(&mut self, daemon: &mut Daemon, random: &mut Random) -> (Vec<Answer>, Result<(), Halt>) {
         self.held.wall_ms.fetch_add(random.below(700), Ordering::Relaxed);
         self.held.boottime_ms.fetch_add(random.below(700), Ordering::Relaxed);
         let stepped = daemon.engine.step();
         let answers = std::mem::take(&mut *self.answers.0.lock().unwrap());
-        stepped.map(|()| answers)
+        (answers, stepped)
     }
 
     /// Forgets what was answered after the last step, which nobody heard.
     pub fn drop_answers(&mut self) {
         self.answers.0.lock().unwrap().clear();
+    }
+
+    /// Writes a snapshot of what is durable now.
+    pub fn snapshot(&self, daemon: &Daemon) -> Result<Seq, SnapshotError> {
+        daemon.engine.snapshot(&LocalSnapshots::new(Arc::clone(&self.under), &self.settings.state_dir))
+    }
+
+    /// The table of session locks.
+    pub fn grant_table(&self) -> PathBuf {
+        self.beside.path().join("grants")
     }
 
     /// The power is cut and comes back.

@@ -7,7 +7,7 @@ use stated_shared::{
     Version, Wait,
 };
 
-use super::host::{Daemon, Host, NotStarted, SESSIONS, lock_id};
+use super::host::{Answer, Daemon, Host, NotStarted, SESSIONS, lock_id};
 use super::model::{Asked, Got, Model, Recipe};
 use crate::disk::sim::{Fault, Random, SimDisk};
 use crate::journal::{Ended, Presence};
@@ -112,9 +112,26 @@ impl Life {
         }
     }
 
+    /// Writes a snapshot; nobody is told of one that cannot be written.
+    pub fn snapshot(&mut self) {
+        let written = self.host.snapshot(self.daemon.as_ref().expect("a daemon runs"));
+        assert!(written.is_ok() || self.host.disk.was_hit(), "nothing failed: {written:?}");
+    }
+
     /// Reads the newest content of every state.
     pub fn read_all(&self) {
         self.model.check_contents(&self.daemon.as_ref().expect("a daemon runs").engine);
+    }
+
+    /// Asks for all of it in one batch; what was answered, and whether the daemon halted.
+    pub fn ask(&mut self, requests: Vec<Request>) -> (Vec<Answer>, bool) {
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        for request in requests {
+            self.number += 1;
+            self.host.ask(&daemon, 0, self.number, request);
+        }
+        let (answers, stepped) = self.host.step(&mut daemon, &mut self.random);
+        (answers, stepped.is_err())
     }
 
     pub fn write(&mut self, name: &str, len: usize) -> Asked {
@@ -178,6 +195,9 @@ impl Life {
             if !self.step(asked) {
                 return;
             }
+            if self.random.one_in(6) {
+                self.snapshot();
+            }
         }
     }
 
@@ -202,31 +222,35 @@ impl Life {
         for asked in &asked {
             self.host.ask(&daemon, asked.session, asked.number, asked.request.clone());
         }
-        let stepped = self.host.step(&mut daemon, &mut self.random);
+        let (answers, stepped) = self.host.step(&mut daemon, &mut self.random);
         let was_hit = self.host.disk.was_hit();
-        match stepped {
-            Ok(answers) => {
-                let mut answers: BTreeMap<_, _> = answers.into_iter().collect();
-                for mut asked in asked {
-                    let answer = answers.remove(&asked.number).unwrap_or_else(|| panic!("no answer to {asked:?}"));
-                    if let Some(done) = only {
-                        assert!(answer.is_ok() == done || was_hit, "{done} was expected of {asked:?}: {answer:?}");
-                    }
-                    self.model.answered(&mut asked, answer, was_hit);
-                    if matches!(asked.got, Got::Versions(_)) {
-                        self.recent.retain(|recent| recent.number != asked.number);
-                        self.recent.push_back(asked);
-                        self.recent.truncate(32);
-                    }
+        let mut answers: BTreeMap<_, _> = answers.into_iter().collect();
+        for mut asked in asked {
+            let Some(answer) = answers.remove(&asked.number) else {
+                assert!(stepped.is_err(), "no answer to {asked:?}");
+                if self.recent.iter().all(|recent| recent.number != asked.number) {
+                    self.open.push(asked);
                 }
+                continue;
+            };
+            if let Some(done) = only {
+                assert!(answer.is_ok() == done || was_hit, "{done} was expected of {asked:?}: {answer:?}");
+            }
+            // Whatever comes after an answer, also a halt: it was heard, and counts.
+            self.model.answered(&mut asked, answer, was_hit);
+            if matches!(asked.got, Got::Versions(_)) {
+                self.recent.retain(|recent| recent.number != asked.number);
+                self.recent.push_back(asked);
+                self.recent.truncate(32);
+            }
+        }
+        match stepped {
+            Ok(()) => {
                 self.daemon = Some(daemon);
                 true
             }
             Err(halt) => {
                 assert!(was_hit, "it halts, and nothing failed: {halt:?}");
-                self.host.drop_answers();
-                let recent: BTreeSet<u64> = self.recent.iter().map(|asked| asked.number).collect();
-                self.open.extend(asked.into_iter().filter(|asked| !recent.contains(&asked.number)));
                 false
             }
         }

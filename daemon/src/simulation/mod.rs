@@ -5,6 +5,7 @@
 //! too; the disk that a failing run ended with is written to a directory for a look at exactly that one.
 
 mod faults;
+mod flips;
 mod host;
 mod life;
 mod model;
@@ -22,7 +23,7 @@ const THREADS: u64 = 2;
 
 /// `STATED_SIM_CUTS=10000` makes it longer, `STATED_SIM_SEED=N` repeats the life of that seed.
 #[test]
-fn a_power_cut_loses_nothing_that_was_acknowledged() {
+fn promise_1_acknowledged_commits_survive_power_loss() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = number("STATED_SIM_SEED") {
         live(seed);

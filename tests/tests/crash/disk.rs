@@ -69,7 +69,7 @@ fn twenty_commits(client: &mut Client) -> Vec<u64> {
 }
 
 #[test]
-fn a_client_that_retries_over_a_failed_sync_is_told_what_is_there() {
+fn promise_4_a_client_that_retries_over_a_failed_sync_is_told_what_is_there() {
     if !tool("strace") {
         return;
     }
@@ -147,7 +147,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_refuses_writes_and_leaves_reads_release_and_break_working() {
+fn promise_11_a_full_disk_refuses_writes_and_leaves_reads_release_and_break_working() {
     let mut random = Random::new();
     let host = Host::new();
     let Some(disk) = SmallDisk::mount(&host) else { return };

@@ -38,7 +38,7 @@ fn hostile_frames_end_their_own_connection_only() {
 
 /// A gigabyte is announced, and a byte now and then: only what arrives takes memory.
 #[test]
-fn slow_and_boastful_peers_take_no_memory() {
+fn promise_10_slow_and_boastful_peers_take_no_memory() {
     let host = Host::new();
     let daemon = host.daemon();
     let mut random = Random::new();

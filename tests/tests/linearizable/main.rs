@@ -22,7 +22,7 @@ const REQUESTS: usize = 6;
 const KILL_EVERY: usize = 25;
 
 #[test]
-fn concurrent_histories_are_linearizable() {
+fn promise_3_concurrent_histories_are_linearizable() {
     let histories = std::env::var("STATED_HISTORIES").map_or(2000, |text| text.parse().expect("a number"));
     let host = Host::new();
     let mut daemon = host.daemon();

@@ -38,7 +38,7 @@ fn inside_of_lock_every_verb_just_works() {
 }
 
 #[test]
-fn a_stale_lock_id_refuses_the_commit_also_where_the_name_is_free() {
+fn promise_5_no_commit_under_a_stale_fence() {
     let host = Host::new();
     let held = host.hold(&["x"]);
     let stale = held.id.clone();

@@ -40,7 +40,7 @@ fn history(host: &Host) -> BTreeMap<(String, u64), Vec<u8>> {
 }
 
 #[test]
-fn stock_tools_recover_every_version_byte_for_byte() {
+fn promise_9_stock_tools_recover_every_version_byte_for_byte() {
     if !tools() {
         return;
     }
