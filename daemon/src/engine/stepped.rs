@@ -100,7 +100,8 @@ impl Stepped {
             let Damage { file, offset_bytes, .. } = self.store().damage(link.seq, &link.content, String::new());
             (file, offset_bytes)
         };
-        delta::chain(self.machine().states(), state, version).iter().map(place).collect()
+        let chain = delta::chain(self.machine().states(), state, version).expect("its history is readable");
+        chain.iter().map(place).collect()
     }
 
     /// Reads everything up to the watermark.
