@@ -94,7 +94,8 @@ impl Directory {
                 written.iter().rev().find(|((state, _), _)| *state == of).map(|(_, bytes)| bytes.clone())
             };
             // One that is patched from its predecessor, and one that never is.
-            let mut text = newest("patched", &written).unwrap_or_else(|| random.bytes(3000));
+            let text = |random: &mut Random| random.bytes(3000).into_iter().map(|byte| b'a' + byte % 16).collect();
+            let mut text: Vec<u8> = newest("patched", &written).unwrap_or_else(|| text(&mut random));
             text[round as usize * 50] ^= 1;
             let len = 2000 + random.below(500) as usize;
             let mut contents = vec![("patched", text), ("fresh/each time", random.bytes(len))];
