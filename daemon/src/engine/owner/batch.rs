@@ -186,6 +186,7 @@ impl Owner {
         let Fresh { state, version, sha256, bytes } = fresh;
         let newest = self.parts.budget.newest();
         // A later change of the same batch may have overtaken it.
+        // One that does not read is told to whoever needs it.
         let bases = Bases::of(self.parts.machine.states(), &state).ok().flatten();
         let bases = bases.filter(|bases| bases.newest() == version);
         let Some(bases) = bases else { return };
