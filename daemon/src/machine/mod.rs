@@ -13,6 +13,7 @@ pub mod event;
 mod lock;
 mod locks;
 mod on_name;
+mod prune;
 pub mod snapshot;
 mod states;
 mod tag;
@@ -31,6 +32,7 @@ pub use commit::{CommitAsk, StagedChange};
 use event::{Actor, BootId, Event, LossAccepted};
 pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
+pub use prune::{Keep, Plan, PruneAsk, PrunedOf, row as prune_row};
 pub use states::{States, VersionEntry};
 
 /// Everything that the journal and the holders of locks have said so far.
@@ -105,6 +107,8 @@ pub enum Ask {
     },
     /// Give a version a tag, or take it away.
     Tag(Tag),
+    /// Give up contents of old versions.
+    Prune(PruneAsk),
 }
 
 /// What a request leads to.
@@ -128,6 +132,8 @@ pub enum Verdict {
     Refuse(Failure),
     /// Nothing yet: it waits, and is told so.
     Wait(Notice),
+    /// Nothing: a content is a patch from a version that was pruned meanwhile, and must be staged anew.
+    Restage,
 }
 
 /// One change of the machine.
@@ -238,6 +244,7 @@ impl Machine {
             Ask::Renew { id, ttl_ms } => self.decide_renew(cx, id, *ttl_ms),
             Ask::Break { name, id } => self.decide_break(cx, name, id.as_ref()),
             Ask::Tag(tag) => self.decide_tag(cx, tag),
+            Ask::Prune(ask) => Ok(self.decide_prune(cx, ask)),
         };
         decided.unwrap_or_else(|failure| Decision { steps: Vec::new(), verdict: Verdict::Refuse(failure) })
     }

@@ -16,7 +16,7 @@ use stated_shared::{
 use super::answers::Answer;
 use super::event::{Actor, BootId, Content, Kind, LossAccepted};
 use super::locks::{Grant, Released, Tenure};
-use super::states::{CommitEntry, VersionEntry};
+use super::states::{CommitEntry, PruneEntry, VersionEntry};
 use super::{Divergence, Machine};
 
 /// One line of a snapshot. Actors, commits and states are referred to by their place among their kind, from 0.
@@ -78,6 +78,11 @@ pub struct Entry {
     forced: bool,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     tags: BTreeSet<TagName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved: Option<Seq>,
+    /// When and by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pruned: Option<(Timestamp, usize)>,
 }
 
 /// See [`Line::Lease`].
@@ -178,12 +183,14 @@ impl Machine {
         see(&Line::Machine(facts));
         let mut writing = Writing { see, actors: HashMap::new(), commits: HashMap::new() };
         let mut last: Option<&StateName> = None;
-        for (name, _, VersionEntry { seq, content, forced, commit, tags }) in states.all() {
+        for (name, _, VersionEntry { seq, content, moved, pruned, forced, commit, tags }) in states.all() {
             if last.replace(name) != Some(name) {
                 (writing.see)(&Line::State(name.clone()));
             }
             let commit = writing.commit(commit);
-            let entry = Entry { seq: *seq, commit, content: content.clone(), forced: *forced, tags: tags.clone() };
+            let pruned = pruned.as_ref().map(|pruned| (pruned.at, writing.actor(&pruned.actor)));
+            let (content, tags) = (content.clone(), tags.clone());
+            let entry = Entry { seq: *seq, commit, content, forced: *forced, tags, moved: *moved, pruned };
             (writing.see)(&Line::Version(entry));
         }
         for name in locked_before {
@@ -283,7 +290,8 @@ impl Writing<'_> {
                 | Reply::Audit(_)
                 | Reply::Verified(_)
                 | Reply::Status(_)
-                | Reply::Changes(_),
+                | Reply::Changes(_)
+                | Reply::Pruned(_),
             ) => Err(Divergence("an answer without a stored form is remembered".to_owned())),
         }
     }
@@ -298,6 +306,8 @@ pub struct Restoring {
     commits: Vec<Arc<CommitEntry>>,
     state: Option<StateName>,
     versions: Vec<VersionEntry>,
+    /// The last one, which the next is likely to share.
+    pruned: Option<Arc<PruneEntry>>,
 }
 
 impl Restoring {
@@ -318,9 +328,10 @@ impl Restoring {
                 self.commits.push(Arc::new(CommitEntry { at, actor, message, labels }));
             }
             Line::State(name) => self.begin_state(Some(name)),
-            Line::Version(Entry { seq, commit, content, forced, tags }) => {
+            Line::Version(Entry { seq, commit, content, forced, tags, moved, pruned }) => {
                 let commit = Arc::clone(place(&self.commits, commit)?);
-                self.versions.push(VersionEntry { seq, content, forced, commit, tags });
+                let pruned = pruned.map(|(at, actor)| self.pruned(at, actor)).transpose()?;
+                self.versions.push(VersionEntry { seq, content, moved, pruned, forced, commit, tags });
             }
             Line::LockedBefore(name) => drop(machine.locked_before.insert(name)),
             Line::Lease(lease) => {
@@ -341,6 +352,14 @@ impl Restoring {
     pub fn finish(mut self) -> Result<Machine, Divergence> {
         self.begin_state(None);
         if self.begun { Ok(self.machine) } else { Err(Divergence("a snapshot without a line".to_owned())) }
+    }
+
+    fn pruned(&mut self, at: Timestamp, actor: usize) -> Result<Arc<PruneEntry>, Divergence> {
+        let actor = place(&self.actors, actor)?;
+        let last = self.pruned.take().filter(|last| last.at == at && last.actor == *actor);
+        let pruned = last.unwrap_or_else(|| Arc::new(PruneEntry { at, actor: actor.clone() }));
+        self.pruned = Some(Arc::clone(&pruned));
+        Ok(pruned)
     }
 
     fn begin_state(&mut self, next: Option<StateName>) {
