@@ -9,7 +9,7 @@
 #   <n>/<version>    the content of one version, byte for byte; n counts the states as they first appear, since a
 #                    state's name never becomes a path
 #   index.jsonl      one object a version: state, version, at, sha256, size_bytes, path; "removed": true for a removal;
-#                    "status": "ok", or what is wrong with it
+#                    "status": "ok"; "pruned" where the content was given up; or what is wrong with it
 #   events.jsonl     all metadata, as it lies in the records
 #
 # Every content's length and SHA-256 are checked. The chain (who wrote it) is not: `stated verify` does that.
@@ -105,9 +105,49 @@ base_or_none='^(-|[1-9][0-9]{0,17})$'
 digest='^[0-9a-f]{64}$'
 blob_id='^[0-9a-f]{32}$'
 
+# What prunes say: of each state, what they dropped and where they stored a version anew.
+prunes='
+    .what.pruned // empty | .states[] | (.state | tojson) as $state |
+    ((.dropped // [])[] | "dropped \(.[0]) \(.[1])", $state),
+    ((.moved // [])[] |
+        "moved \(.version) \(.base // "-") " + (if .payload.inline
+            then .payload.inline | "inline \(.offset_bytes) \(.len_bytes)"
+            else .payload.blob | "blob \(.id) \(.len_bytes)" end), $state)'
+
+# By version and state: whether it was dropped; base, kind, file or blob, and length of what was stored anew.
+declare -A dropped moved
+moves=0
+
+# note_prunes: takes note of what the record in $work/record says of prunes, and keeps the payloads that it stored anew.
+note_prunes() {
+    local events at fields name what version b kind place len
+    events=$(head -n 1 "$work/record" | jq -r '.events' 2>/dev/null) || return 0
+    [[ $events =~ $number ]] || return 0
+    head -n $((events + 1)) "$work/record" >"$work/metadata"
+    grep -q '"pruned":' "$work/metadata" || return 0
+    at=$(stat -c %s "$work/metadata")
+    tail -n +2 "$work/metadata" | jq -r "$prunes" >"$work/prunes" || return 0
+    while IFS= read -r fields && IFS= read -r name; do
+        read -r what version b kind place len <<<"$fields"
+        [[ $version =~ $number ]] || continue
+        if [ "$what" = dropped ] && [[ $b =~ $number ]]; then
+            for ((; version <= b; version++)); do
+                dropped["$version $name"]=1
+            done
+        elif [ "$what" = moved ] && [[ $len =~ $number ]]; then
+            if [ "$kind" = inline ] && [[ $place =~ $number ]]; then
+                moves=$((moves + 1))
+                bytes "$work/record" $((at + place)) "$len" >"$work/moved.$moves"
+                place=$moves
+            fi
+            moved["$version $name"]="$b $kind $place $len"
+        fi
+    done <"$work/prunes"
+}
+
 # recover_change FIELDS NAME ENTRY PAYLOADS_AT: one version out of $work/record.
 recover_change() {
-    local version sha256 size_bytes base kind a b n path outcome blob
+    local version sha256 size_bytes base kind a b n path outcome blob from
     read -r version sha256 size_bytes base kind a b <<<"$1"
     if [[ ! $version =~ $number ]]; then
         complain "record $seq: a version that is no number"
@@ -124,12 +164,24 @@ recover_change() {
         printf '%s,"status":"ok"}\n' "${3%\}}" >>"$out_dir/index.jsonl"
         return
     fi
+    if [ -n "${dropped["$version $2"]+set}" ]; then
+        printf '%s,"status":"pruned"}\n' "${3%\}}" >>"$out_dir/index.jsonl"
+        return
+    fi
+    from=$work/record
+    if [ -n "${moved["$version $2"]+set}" ]; then
+        read -r base kind a b <<<"${moved["$version $2"]}"
+        if [ "$kind" = inline ]; then
+            from=$work/moved.$a
+            a=$((-$4))
+        fi
+    fi
     if [[ ! $sha256 =~ $digest || ! $size_bytes =~ $number || ! $b =~ $number || ! $base =~ $base_or_none ]]; then
         outcome="damaged: its metadata is malformed"
     elif [ "$base" != - ] && [ ! -e "$out_dir/$n/$base" ]; then
         outcome="damaged: it is a patch from version $base, which is not recovered"
-    elif [ "$kind" = inline ] && [[ $a =~ $number ]]; then
-        outcome=$(bytes "$work/record" $(($4 + a)) "$b" | restore "$out_dir/$path" "$size_bytes" "$sha256" "$base")
+    elif [ "$kind" = inline ] && [[ $a =~ $number || $from != "$work/record" ]]; then
+        outcome=$(bytes "$from" $(($4 + a)) "$b" | restore "$out_dir/$path" "$size_bytes" "$sha256" "$base")
     elif [ "$kind" = blob ] && [[ $a =~ $blob_id ]]; then
         blob=$state_dir/blob/${a:0:2}/$a.age
         if [ ! -e "$blob" ]; then
@@ -170,41 +222,48 @@ recover_record() {
     done <"$work/changes"
 }
 
-# 2. The log, record by record.
+# each_record WHAT: the log, record by record; WHAT is called for each that opens, complaints are made by the last pass.
 header='^stated1 ([1-9a-f][0-9a-f]{0,14}) (0|[1-9a-f][0-9a-f]{0,5}) ([0-9a-f]{64}) ([0-9a-f]{8})$'
-expected=1
-for log in "$state_dir"/log/*.log; do
-    [ -e "$log" ] || fail "log/ holds no log file"
-    len=$(stat -c %s "$log")
-    at=0
-    while [ "$at" -lt "$len" ]; do
-        line=$(bytes "$log" "$at" 128 | tr '\0' '\n' | head -n 1)
-        if [[ ! $line =~ $header ]]; then
-            # The zeros that files are filled with ahead; anything else is damage, or was never acknowledged.
-            rest=$({ bytes "$log" "$at" "$len" || true; } | tr -d '\0' | wc -c)
-            [ "$rest" -eq 0 ] ||
-                complain "$log byte $at: no record $expected here (a crash may leave part of the last record)"
-            break
-        fi
-        seq=$((16#${BASH_REMATCH[1]}))
-        sealed_len=$((16#${BASH_REMATCH[2]}))
-        check=$(printf '%s ' "${line% *}" | sha256sum)
-        if [ "${check:0:8}" != "${BASH_REMATCH[4]}" ]; then
-            complain "$log byte $at: the header of record $expected is damaged"
-            break
-        fi
-        [ "$seq" -eq "$expected" ] || complain "$log byte $at: record $seq where record $expected belongs"
-        at=$((at + ${#line} + 1))
-        bytes "$log" "$at" "$sealed_len" >"$work/sealed"
-        if age -d "${keys[@]}" -o "$work/record" "$work/sealed" 2>/dev/null; then
-            recover_record
-        else
-            complain "$log byte $at: record $seq does not open (a crash may leave part of the last record)"
-        fi
-        at=$((at + sealed_len))
-        expected=$((seq + 1))
+each_record() {
+    local what=$1 log len at line rest sealed_len check
+    expected=1
+    for log in "$state_dir"/log/*.log; do
+        [ -e "$log" ] || fail "log/ holds no log file"
+        len=$(stat -c %s "$log")
+        at=0
+        while [ "$at" -lt "$len" ]; do
+            line=$(bytes "$log" "$at" 128 | tr '\0' '\n' | head -n 1)
+            if [[ ! $line =~ $header ]]; then
+                # The zeros that files are filled with ahead; anything else is damage, or was never acknowledged.
+                rest=$({ bytes "$log" "$at" "$len" || true; } | tr -d '\0' | wc -c)
+                [ "$rest" -eq 0 ] || [ "$what" != recover_record ] ||
+                    complain "$log byte $at: no record $expected here (a crash may leave part of the last record)"
+                break
+            fi
+            seq=$((16#${BASH_REMATCH[1]}))
+            sealed_len=$((16#${BASH_REMATCH[2]}))
+            check=$(printf '%s ' "${line% *}" | sha256sum)
+            if [ "${check:0:8}" != "${BASH_REMATCH[4]}" ]; then
+                [ "$what" != recover_record ] || complain "$log byte $at: the header of record $expected is damaged"
+                break
+            fi
+            [ "$seq" -eq "$expected" ] || [ "$what" != recover_record ] || complain "$log byte $at: record $seq where record $expected belongs"
+            at=$((at + ${#line} + 1))
+            bytes "$log" "$at" "$sealed_len" >"$work/sealed"
+            if age -d "${keys[@]}" -o "$work/record" "$work/sealed" 2>/dev/null; then
+                $what
+            elif [ "$what" = recover_record ]; then
+                complain "$log byte $at: record $seq does not open (a crash may leave part of the last record)"
+            fi
+            at=$((at + sealed_len))
+            expected=$((seq + 1))
+        done
     done
-done
+}
+
+# 2. Which contents were given up, and what was stored anew; then everything else.
+each_record note_prunes
+each_record recover_record
 
 printf 'recover: %s records, %s states, %s versions\n' \
     $((expected - 1)) "$states" "$(wc -l <"$out_dir/index.jsonl")" >&2

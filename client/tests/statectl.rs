@@ -164,7 +164,7 @@ fn lists_are_read_page_by_page() {
             concat!(
                 r#"{{"state":"a","version":1,"sha256":"{}","size":1,"time":"2025-11-24T16:00:00.000Z","actor":{{"#,
                 r#""uid":1000,"gid":1000,"pid":42,"comm":"sh","exe":null,"host":"build-7","user":"alice","#,
-                r#""session":"{}"}},"message":"why","tags":[],"serial":null,"lineage":null,"labels":{{}},"forced":false,"removed":false}}"#
+                r#""session":"{}"}},"message":"why","tags":[],"serial":null,"lineage":null,"labels":{{}},"forced":false,"removed":false,"pruned":false}}"#
             ),
             "ab".repeat(32),
             "01".repeat(16)

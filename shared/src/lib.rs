@@ -24,9 +24,9 @@ pub use ids::{
 pub use name::{NameError, Selector, StateName, TagName, TagNameError};
 pub use reply::{
     AuditEntry, AuditPage, ChangeEntry, ChangePage, Committed, CommittedState, ContentInfo, Damage, Fetched, Grant,
-    LockInfo, LockPage, Notice, Reply, StatusInfo, Verified, VersionInfo, VersionPage,
+    LockInfo, LockPage, Notice, PrunePage, PruneRow, Reply, StatusInfo, Verified, VersionInfo, VersionPage,
 };
 pub use request::{
-    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Request, SerialRule, Tag,
-    Wait,
+    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Prune, Request, SerialRule,
+    Tag, Wait,
 };

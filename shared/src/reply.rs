@@ -36,6 +36,8 @@ pub enum Reply {
     Status(Box<StatusInfo>),
     /// What changed.
     Changes(ChangePage),
+    /// What was given up, or would be.
+    Pruned(PrunePage),
 }
 
 /// A durable commit.
@@ -81,6 +83,8 @@ pub struct VersionInfo {
     pub forced: bool,
     /// Its tags, in their order.
     pub tags: Vec<TagName>,
+    /// When its content was given up.
+    pub pruned: Option<Timestamp>,
 }
 
 /// The facts of a content.
@@ -252,6 +256,32 @@ pub struct ChangePage {
     pub changes: Vec<ChangeEntry>,
     /// Where to go on: everything up to here was looked through.
     pub next: (Seq, u32),
+}
+
+/// A page of a prune: the states of which something was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrunePage {
+    /// The rows, in the order of their names.
+    pub rows: Vec<PruneRow>,
+    /// The last state that was looked at, to ask again after it; absent where there is none left.
+    pub next: Option<StateName>,
+}
+
+/// What was given up of one state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneRow {
+    /// Which state.
+    pub state: StateName,
+    /// The versions whose contents went, as first and last of each run.
+    pub dropped: Vec<(Version, Version)>,
+    /// Their count.
+    pub versions: u64,
+    /// The bytes that their contents took, compressed.
+    pub payload_bytes: u64,
+    /// How many kept versions were stored anew, since they were patches from what went.
+    pub reencoded: u64,
+    /// How many versions stay although no rule keeps them, since a kept one needs them and could not be stored anew.
+    pub needed: u64,
 }
 
 /// What a verification read, and what it found.

@@ -101,6 +101,25 @@ pub enum Request {
         /// How long to wait, in milliseconds, at most [`crate::limits::CHANGES_WAIT_MS_MAX`]; then the page is empty.
         wait_ms: u64,
     },
+    /// Give up contents of old versions, a page of states at a time. `Reply::Pruned`.
+    Prune(Prune),
+}
+
+/// Which contents are given up. A version is kept where any rule says so; the newest content of a state always is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prune {
+    /// Only states whose names match; all where absent.
+    pub glob: Option<String>,
+    /// Continue after this name.
+    pub after: Option<StateName>,
+    /// Keep so many of the newest contents of each state.
+    pub keep_last: Option<u64>,
+    /// Keep what was committed within so many milliseconds.
+    pub keep_within_ms: Option<u64>,
+    /// Keep what has a tag.
+    pub keep_tagged: bool,
+    /// Only say what would be given up.
+    pub dry_run: bool,
 }
 
 /// A tag on its way to a version.

@@ -25,6 +25,7 @@ mod man;
 mod output;
 mod pager;
 mod progress;
+mod prune;
 mod put;
 mod remove;
 mod renew;
@@ -130,6 +131,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     Completions(completions::Completions),
     Man(man::Manual),
+    Prune(prune::PruneVerb),
 }
 
 impl Verb {
@@ -287,6 +289,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Doctor(doctor) => doctor.run(context),
         Verb::Completions(completions) => completions.run(context),
         Verb::Man(manual) => manual.run(context),
+        Verb::Prune(prune) => prune.run(context),
     }
 }
 

@@ -51,6 +51,9 @@ impl Show {
                 lines.extend(content.lineage.clone().map(|lineage| ("lineage", lineage)));
             }
         }
+        if let Some(pruned) = info.pruned {
+            lines.push(("pruned", format!("{} ({})", views::time(pruned), table::ago(pruned))));
+        }
         if info.forced {
             lines.push(("forced", "took an older serial or another lineage".to_owned()));
         }

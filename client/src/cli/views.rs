@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use stated_shared::{
-    Actor, AuditEntry, ChangeEntry, CommittedState, Grant, LockInfo, LockKind, TagName, Timestamp, VersionInfo,
+    Actor, AuditEntry, ChangeEntry, CommittedState, Grant, LockInfo, LockKind, PruneRow, TagName, Timestamp,
+    VersionInfo,
 };
 
 /// RFC 3339 in UTC, with milliseconds.
@@ -58,6 +59,7 @@ pub(super) struct VersionView<'a> {
     labels: &'a BTreeMap<String, String>,
     forced: bool,
     removed: bool,
+    pruned: bool,
 }
 
 impl<'a> From<&'a VersionInfo> for VersionView<'a> {
@@ -77,6 +79,31 @@ impl<'a> From<&'a VersionInfo> for VersionView<'a> {
             labels: &info.labels,
             forced: info.forced,
             removed: content.is_none(),
+            pruned: info.pruned.is_some(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct PruneView<'a> {
+    state: &'a str,
+    /// The first and last of each run.
+    dropped: Vec<(u64, u64)>,
+    versions: u64,
+    bytes: u64,
+    reencoded: u64,
+    needed: u64,
+}
+
+impl<'a> From<&'a PruneRow> for PruneView<'a> {
+    fn from(row: &'a PruneRow) -> Self {
+        Self {
+            state: row.state.as_str(),
+            dropped: row.dropped.iter().map(|(first, last)| (first.0, last.0)).collect(),
+            versions: row.versions,
+            bytes: row.payload_bytes,
+            reencoded: row.reencoded,
+            needed: row.needed,
         }
     }
 }

@@ -183,6 +183,7 @@ pub(crate) fn writes(request: &Request) -> bool {
         | Request::Renew { .. }
         | Request::Break { .. }
         | Request::Tag(_) => true,
+        Request::Prune(prune) => !prune.dry_run,
         Request::Get { .. }
         | Request::Show { .. }
         | Request::List { .. }

@@ -187,6 +187,7 @@ impl Backend for Fake {
                 labels: commit.labels.clone(),
                 forced: false,
                 tags: Vec::new(),
+                pruned: None,
             };
             versions.push((info, bytes));
         }

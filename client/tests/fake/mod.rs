@@ -207,5 +207,6 @@ pub fn version(state: &str, number: u64, content: &[u8]) -> VersionInfo {
         labels: Default::default(),
         forced: false,
         tags: Vec::new(),
+        pruned: None,
     }
 }

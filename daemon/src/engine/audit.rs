@@ -46,6 +46,9 @@ pub(super) fn page(
     Ok(AuditPage { entries, next: None })
 }
 
+/// Runs of versions that a note names.
+const NOTE_RUNS_MAX: usize = 32;
+
 pub(super) fn damaged(seq: Seq, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Storage, format!("record {seq}: {error}")).hint("see all damage with: statectl verify")
 }
@@ -100,6 +103,19 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
             let note = Some(tagged.tag.to_string());
             vec![Row { version: Some(tagged.version), ..row(verb, Some(&tagged.state), note) }]
         }
+        What::Pruned(pruned) => pruned
+            .states
+            .iter()
+            .map(|pruned| {
+                let run = |(first, last): &(Version, Version)| match first == last {
+                    true => first.to_string(),
+                    false => format!("{first}-{last}"),
+                };
+                let runs: Vec<String> = pruned.dropped.iter().take(NOTE_RUNS_MAX).map(run).collect();
+                let more = if pruned.dropped.len() > NOTE_RUNS_MAX { " and more" } else { "" };
+                row("prune", Some(&pruned.state), Some(format!("versions {}{more}", runs.join(", "))))
+            })
+            .collect(),
         What::LossAccepted(accepted) => {
             let note = format!("from record {} on; what was left of it is in {}", accepted.seq, accepted.aside);
             vec![row("accept-loss", None, Some(note))]

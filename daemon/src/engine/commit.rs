@@ -9,12 +9,13 @@ use stated_shared::{Commit, Content, Expect, Failure, FailureKind, StateName, Ve
 use super::budget::{ContentPermit, HeldContent};
 use super::delta::{self, Bases, Chain, PATCHED_LEN_MIN};
 use super::handle::{Asked, Engine, STAGE_INLINE_LEN_MAX, Shared, blocking};
+use super::owner::{Command, Submission};
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use crate::machine::event::Payload;
 use crate::machine::{Ask, CommitAsk, StagedChange, States, Unreadable};
 
-/// Inline payloads of one commit; what goes over it becomes a blob.
-const COMMIT_INLINE_LEN_MAX: usize = 1 << 20;
+/// Inline payloads of one commit, or of one prune; what goes over it becomes a blob.
+pub(super) const COMMIT_INLINE_LEN_MAX: usize = 1 << 20;
 
 /// A commit whose contents are staged.
 pub(super) struct StagedCommit {
@@ -27,8 +28,22 @@ pub(super) struct StagedCommit {
 pub(super) struct StagedBytes {
     /// Compressed contents that ride in the record.
     pub payloads: BTreeMap<StateName, Vec<u8>>,
-    /// Contents that may be wanted again soon.
+    /// Contents that may be wanted again soon, or staged anew.
     pub contents: BTreeMap<StateName, Vec<u8>>,
+    /// Compressed contents that a prune stores anew, and that ride in the record.
+    pub moved: BTreeMap<(StateName, Version), Vec<u8>>,
+    /// Stages the contents anew and submits them; absent where none of them is a patch.
+    pub restage: Option<Restage>,
+}
+
+/// See [`StagedBytes::restage`].
+pub(super) type Restage = Box<dyn FnOnce(Box<Submission>) + Send>;
+
+impl StagedCommit {
+    /// Whether some content of it is a patch.
+    pub fn is_patch(&self) -> bool {
+        self.ask.changes.iter().any(|change| change.content.as_ref().is_some_and(|content| content.base.is_some()))
+    }
 }
 
 /// What a content is patched from.
@@ -43,12 +58,32 @@ impl Engine {
         let bases = self.bases(&commit).await?;
         let shared = Arc::clone(&self.shared);
         let is_at_hand = bases.values().all(|base| matches!(base, Base::AtHand(..)));
-        let staged = if bytes <= STAGE_INLINE_LEN_MAX && is_at_hand {
+        let mut staged = if bytes <= STAGE_INLINE_LEN_MAX && is_at_hand {
             shared.stage(commit, bases)?
         } else {
             blocking(move || shared.stage(commit, bases)).await??
         };
+        if staged.is_patch() {
+            let engine = self.clone();
+            let runtime = tokio::runtime::Handle::current();
+            staged.bytes.restage = Some(Box::new(move |submission| {
+                let tracker = engine.shared.tracker.clone();
+                tracker.spawn_on(engine.restage(submission), &runtime);
+            }));
+        }
         self.change(of, Ask::Commit(staged.ask), staged.bytes, None, room).await
+    }
+
+    /// A prune dropped what its contents are patches from: they are stored whole instead.
+    async fn restage(self, submission: Box<Submission>) {
+        let Submission { session, connection, number, .. } = *submission;
+        let shared = Arc::clone(&self.shared);
+        let staged = blocking(move || shared.stage_whole(submission)).await.flatten();
+        // An engine that has stopped answers nobody: the client resumes at its successor.
+        let _ = match staged {
+            Ok(submission) => self.send(Command::Submit(submission)).await,
+            Err(failure) => self.read(Asked { session, connection, number }, move |_, _| Err(failure)).await,
+        };
     }
 
     /// What the contents of a commit are patched from. Other commits may come in between: the bases then are older
@@ -105,6 +140,33 @@ impl Shared {
         self.stage(commit, bases)
     }
 
+    /// Stores the contents of a commit whole that were staged as patches.
+    pub(super) fn stage_whole(&self, mut submission: Box<Submission>) -> Result<Box<Submission>, Failure> {
+        let Submission { ask: Ask::Commit(ask), bytes, .. } = &mut *submission else { return Ok(submission) };
+        for change in &mut ask.changes {
+            let Some(content) = change.content.as_mut().filter(|content| content.base.is_some()) else { continue };
+            let Some(whole) = bytes.contents.get(&change.state) else {
+                return Err(Failure::new(FailureKind::Internal, "a content is gone before it was stored"));
+            };
+            if let Payload::Blob { id, .. } = &content.payload {
+                self.store.remove_blob(id);
+            }
+            bytes.payloads.remove(&change.state);
+            let mut staged = stage::stage(whole, None)
+                .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot compress: {error}")))?;
+            let inline_len: usize = bytes.payloads.values().map(Vec::len).sum();
+            let len = staged.payload.len();
+            if len <= INLINE_PAYLOAD_LEN_MAX && inline_len + len <= COMMIT_INLINE_LEN_MAX {
+                bytes.payloads.insert(change.state.clone(), staged.payload);
+            } else {
+                let id = self.store.write_blob(&staged.payload)?;
+                staged.content.payload = Payload::Blob { id: id.to_string(), len_bytes: len as u64 };
+            }
+            *content = staged.content;
+        }
+        Ok(submission)
+    }
+
     /// Hashes and compresses the contents; large payloads become durable blobs.
     fn stage(&self, commit: Commit, mut bases: BTreeMap<StateName, Base>) -> Result<StagedCommit, Failure> {
         let mut changes = Vec::with_capacity(commit.changes.len());
@@ -121,7 +183,8 @@ impl Shared {
                     let base = base.as_ref().map(|base| (base.version, &base[..]));
                     let mut staged = stage::stage(&content.0, base)
                         .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot compress: {error}")))?;
-                    if self.budget.newest().fits(content.0.len()) {
+                    // A patch may have to be stored whole after all; until it is durable its room is kept anyway.
+                    if staged.content.base.is_some() || self.budget.newest().fits(content.0.len()) {
                         bytes.contents.insert(change.state.clone(), content.0);
                     }
                     let len = staged.payload.len();

@@ -9,7 +9,7 @@ use super::delta::{Chain, Link, RUN_LEN};
 use super::record::Opened;
 use super::stage;
 use super::store::{self, Store};
-use crate::machine::event::{Change, Content, Payload};
+use crate::machine::event::{Change, Content, Moved, Payload, Pruned, PrunedState};
 use crate::vault;
 
 /// What became of one payload.
@@ -18,7 +18,8 @@ pub(super) enum Checked {
     Good,
     /// It is in another part.
     Elsewhere,
-    Bad(Damage),
+    /// It cannot be read there; a prune that comes later may have dropped it or stored it anew.
+    Bad,
 }
 
 /// The payloads of a log, as far as they were read.
@@ -31,6 +32,8 @@ pub(super) struct Contents<'a> {
     kept_len_max: u64,
     links: HashMap<StateName, BTreeMap<Version, Link>>,
     broken: HashSet<(StateName, Version)>,
+    /// Stored anew by a prune.
+    moved: HashSet<(StateName, Version)>,
     kept: HashMap<StateName, Kept>,
     by_use: BTreeMap<u64, StateName>,
     uses: u64,
@@ -52,6 +55,7 @@ impl<'a> Contents<'a> {
             kept_len_max,
             links: HashMap::new(),
             broken: HashSet::new(),
+            moved: HashSet::new(),
             kept: HashMap::new(),
             by_use: BTreeMap::new(),
             uses: 0,
@@ -68,16 +72,68 @@ impl<'a> Contents<'a> {
         if !is_in(self.part, state, version) {
             return Checked::Elsewhere;
         }
-        match self.read(seq, state, version, content, opened) {
+        match self.read(seq, state, version, content, Some(opened)) {
             Ok(bytes) => {
                 self.keep(state, version, content, bytes);
                 Checked::Good
             }
-            Err(store::Damage { file, offset_bytes, what }) => {
+            Err(_) => {
                 self.broken.insert((state.clone(), version));
-                Checked::Bad(Damage { file, offset_bytes, what })
+                Checked::Bad
             }
         }
+    }
+
+    /// Takes note of a prune: what it dropped is not looked for, and what it stored anew lies in this record.
+    pub(super) fn pruned(&mut self, seq: Seq, pruned: &Pruned) {
+        for PrunedState { state, dropped, moved } in &pruned.states {
+            let Some(links) = self.links.get_mut(state) else { continue };
+            for (first, last) in dropped {
+                let gone: Vec<Version> = links.range(*first..=*last).map(|(version, _)| *version).collect();
+                for version in gone {
+                    links.remove(&version);
+                    self.broken.remove(&(state.clone(), version));
+                }
+            }
+            for Moved { version, payload, base } in moved {
+                let Some(link) = links.get_mut(version) else { continue };
+                link.seq = seq;
+                link.content.payload = payload.clone();
+                link.content.base = *base;
+                if is_in(self.part, state, *version) {
+                    self.moved.insert((state.clone(), *version));
+                }
+            }
+            if let Some(kept) = self.kept.remove(state) {
+                self.kept_len -= kept.len();
+                self.by_use.remove(&kept.used);
+            }
+        }
+    }
+
+    /// Reads what could not be read where it was first, or was stored anew since; after the last record. How many
+    /// payloads are good of those, and the damage.
+    pub(super) fn finish(mut self) -> (u64, Vec<Damage>) {
+        let broken = std::mem::take(&mut self.broken);
+        let (mut good, mut found) = (0, Vec::new());
+        let mut again: Vec<_> = broken.union(&self.moved).cloned().collect();
+        again.sort();
+        for (state, version) in again {
+            let link = self.links.get(&state).and_then(|links| links.get(&version)).cloned();
+            let Some(Link { seq, content, .. }) = link else { continue };
+            match self.read(seq, &state, version, &content, None) {
+                Ok(bytes) => {
+                    // One that was moved was good where it was, unless it was not.
+                    good += u64::from(broken.contains(&(state.clone(), version)));
+                    self.keep(&state, version, &content, bytes);
+                }
+                Err(store::Damage { file, offset_bytes, what }) => {
+                    self.broken.insert((state, version));
+                    found.push(Damage { file, offset_bytes, what });
+                }
+            }
+        }
+        (good, found)
     }
 
     fn read(
@@ -86,7 +142,7 @@ impl<'a> Contents<'a> {
         state: &StateName,
         version: Version,
         content: &Content,
-        opened: &Opened,
+        opened: Option<&Opened>,
     ) -> Result<Arc<Vec<u8>>, store::Damage> {
         let base = match content.base {
             None => None,
@@ -103,13 +159,13 @@ impl<'a> Contents<'a> {
         };
         let damaged = |what: String| self.store.damage(seq, content, what);
         let base = base.as_ref().map(|base| &base[..]);
-        let bytes = match &content.payload {
-            Payload::Inline { offset_bytes, len_bytes } => {
+        let bytes = match (&content.payload, opened) {
+            (Payload::Inline { offset_bytes, len_bytes }, Some(opened)) => {
                 let payload = opened.payload(*offset_bytes, *len_bytes);
                 let payload = payload.ok_or_else(|| damaged("its payload area is too short".to_owned()))?;
                 stage::unstage(content, base, payload)
             }
-            Payload::Blob { .. } => stage::unstage(content, base, &self.store.payload(seq, content)?),
+            _ => stage::unstage(content, base, &self.store.payload(seq, content)?),
         };
         bytes.map(Arc::new).map_err(damaged)
     }

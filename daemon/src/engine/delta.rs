@@ -26,11 +26,11 @@ const CHAIN_LEN_MAX: u64 = 2 << 30;
 const LARGE_STEPS_MAX: u64 = 8;
 
 /// One version of a chain.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Link {
     /// The version.
     pub version: Version,
-    /// The record that holds it.
+    /// The record that holds its payload.
     pub seq: Seq,
     /// Where its payload is, and what must come out of it.
     pub content: Content,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use globset::{GlobBuilder, GlobMatcher};
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
@@ -13,6 +13,7 @@ use stated_shared::{
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
 
 use super::budget::{ContentBudget, ContentPermit, HeldContent};
 use super::commit::StagedBytes;
@@ -26,11 +27,14 @@ use super::store::Store;
 use super::watermark::Watermark;
 use super::{audit, changes, verify};
 use crate::host::{Clock, Process};
-use crate::machine::event::Content as EventContent;
+use crate::machine::event::{Actor as EventActor, Content as EventContent};
 use crate::machine::{Ask, LockAsk, Machine, Tie, Time};
 
 /// Contents longer than this are compressed off the connection's thread.
 pub(super) const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
+
+/// The last millisecond that has a date of four digits of year.
+const DATE_MS_MAX: u64 = 253_402_300_799_999;
 
 /// Facts of the daemon that do not change while it runs.
 #[derive(Debug, Clone)]
@@ -61,6 +65,8 @@ pub(super) struct Shared {
     /// Where contents take their room.
     pub budget: ContentBudget,
     pub epoch: stated_shared::Epoch,
+    /// Of what goes on beside the connections.
+    pub tracker: TaskTracker,
 }
 
 impl Engine {
@@ -84,7 +90,7 @@ impl Engine {
     }
 
     /// Answers with what is read from the machine where the owner is driven.
-    async fn read<F>(&self, of: Asked, read: F) -> Result<(), Failure>
+    pub(super) async fn read<F>(&self, of: Asked, read: F) -> Result<(), Failure>
     where
         F: FnOnce(&Machine, &View) -> Result<Reply, Failure> + Send + 'static,
     {
@@ -226,6 +232,7 @@ impl Engine {
                 let answer = self.audit(filter, after).await;
                 return self.read(of, move |_, _| answer).await;
             }
+            Request::Prune(prune) => return self.prune(of, prune).await,
             Request::Verify { read_data } => {
                 let answer = self.verify(read_data).await;
                 return self.read(of, move |_, _| answer).await;
@@ -262,6 +269,13 @@ impl Engine {
         Ok(bytes)
     }
 
+    /// The present chain of a version; `None` where its content was given up.
+    async fn chain_now(&self, state: &StateName, version: Version) -> Result<Option<Chain>, Failure> {
+        let state = state.clone();
+        let chain = self.query(move |machine, _| delta::chain(machine.states(), &state, version)).await??;
+        Ok((!chain.is_empty()).then_some(chain))
+    }
+
     /// Reads the machine where the owner is driven; the answer comes once everything that it saw is durable.
     pub(super) async fn query<T, F>(&self, read: F) -> Result<T, Failure>
     where
@@ -278,7 +292,7 @@ impl Engine {
         answer.await.map_err(|_| stopping())
     }
 
-    async fn send(&self, command: Command) -> Result<(), Failure> {
+    pub(super) async fn send(&self, command: Command) -> Result<(), Failure> {
         self.queue.send(command).await.map_err(|_| stopping())
     }
 }
@@ -350,6 +364,9 @@ impl Service for Engine {
                 let Some((version, entry)) = states.select(&state, &at)? else { return Err(no_version(&state, &at)) };
                 let info = states.info(&state, version, entry);
                 let Some(content) = &entry.content else { return Err(removed(&info)) };
+                if let Some(by) = &entry.pruned {
+                    return Err(pruned(&info, &by.actor));
+                }
                 let found = match shared.budget.newest().version(&state, version, content.sha256) {
                     Some(bytes) => Found::AtHand(bytes),
                     None => {
@@ -362,7 +379,15 @@ impl Service for Engine {
             .await??;
         let content = match found {
             Found::AtHand(bytes) => bytes,
-            Found::Stored(chain, bases) => self.load(&name, version.version, chain, bases).await?,
+            Found::Stored(chain, bases) => match self.load(&name, version.version, chain.clone(), bases).await {
+                Ok(bytes) => bytes,
+                // A prune may have moved or dropped it meanwhile; what it says now counts.
+                Err(failure) => match self.chain_now(&name, version.version).await? {
+                    Some(now) if now != chain => self.load(&name, version.version, now, None).await?,
+                    Some(_) => return Err(failure),
+                    None => return Err(no_version_any_more(&name, version.version)),
+                },
+            },
         };
         self.send(Command::Fetched { session, state: name, version: version.version }).await?;
         Ok(FetchedContent { version, content })
@@ -408,9 +433,9 @@ enum Found {
 /// Whose request it is.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
-    session: SessionId,
-    connection: ConnectionId,
-    number: u64,
+    pub session: SessionId,
+    pub connection: ConnectionId,
+    pub number: u64,
 }
 
 /// Both clocks, read together.
@@ -431,10 +456,10 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// Whether a name is wanted.
-type Matches = Box<dyn Fn(&str) -> bool + Send + Sync>;
+pub(super) type Matches = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// `*` stays in a part of the name, `**` crosses.
-fn matcher(glob: Option<String>) -> Result<Matches, Failure> {
+pub(super) fn matcher(glob: Option<String>) -> Result<Matches, Failure> {
     let Some(glob) = glob else { return Ok(Box::new(|_| true)) };
     let matcher: GlobMatcher = GlobBuilder::new(&glob)
         .literal_separator(true)
@@ -491,6 +516,21 @@ fn removed(info: &VersionInfo) -> Failure {
     let last = info.version.0.saturating_sub(1).max(1);
     Failure::new(FailureKind::NotFound, message)
         .hint(format!("its history is kept: statectl get '{}@{last}'", info.state))
+}
+
+fn no_version_any_more(state: &StateName, version: Version) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("version {version} of {state} was pruned just now"))
+        .hint(format!("see which versions are kept with: statectl log '{state}'"))
+}
+
+fn pruned(info: &VersionInfo, by: &EventActor) -> Failure {
+    // A clock that is far off must not stop a refusal.
+    let at = info.pruned.map_or(0, |at| at.0.min(DATE_MS_MAX));
+    let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(at));
+    let by = stated_shared::Actor::from(by);
+    let message = format!("version {} of {} was pruned on {at} by {by}", info.version, info.state);
+    Failure::new(FailureKind::NotFound, message)
+        .hint(format!("see which versions are kept with: statectl log '{}'", info.state))
 }
 
 fn stopping() -> Failure {

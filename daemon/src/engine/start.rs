@@ -13,6 +13,7 @@ use super::grants::GrantBook;
 use super::handle::{self, Engine, Facts, Shared};
 use super::owner::{Halt, Owner, Parts};
 use super::preparation::Preparation;
+use super::reclaim::Reclaim;
 use super::record;
 use super::seat::{self, Commands};
 use super::store::Store;
@@ -235,9 +236,15 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         watermark: Arc::clone(&watermark),
         budget: budget.clone(),
         epoch,
+        tracker: tracker.clone(),
     });
     let runtime = tokio::runtime::Handle::current();
     let book = GrantBook::new(table, runtime, tracker.clone(), queue.downgrade());
+    // Who follows the journal by a thread has one for this, too.
+    let reclaim = match snapshots.place {
+        None => Reclaim::AtOnce(shared.store.clone()),
+        Some(_) => Reclaim::start(shared.store.clone()).map_err(StartError::Thread)?,
+    };
     let follower = match snapshots.place {
         None => Follower::absent(),
         Some(place) => Follower::start(Following {
@@ -263,6 +270,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         daemon,
         follower,
         preparation,
+        reclaim,
         notes,
     });
     owner.start(events, loaded.entries, frozen)?;

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use super::commit::Restage;
 use super::owner::{Command, Halt, Reading, Round, Submission as Submitted};
 use super::service::{Opened, Service, Submission};
 use super::snapshot::{self, SnapshotError};
@@ -40,24 +41,50 @@ impl Stepped {
     /// Queues a request. Contents are staged here and now, and large ones written.
     pub fn submit(&self, runtime: &Handle, submission: Submission) {
         let Submission { session, connection, number, request, .. } = submission;
+        if let Request::Prune(prune) = &request {
+            let now = super::handle::time(&self.0.owner.parts.clock).wall;
+            let (ask, bytes) = self.0.engine.shared.prune_beside(self.machine().states(), prune, now);
+            let ask = Ask::Prune(ask);
+            let submitted = Submitted { session, connection, number, ask, bytes, process: None, room: None };
+            return self.send(Command::Submit(Box::new(submitted)));
+        }
         let Request::Commit(commit) = request else {
             return runtime.block_on(self.0.engine.submit(Submission { request, ..submission }));
         };
         match self.0.engine.shared.stage_beside(self.machine().states(), commit) {
-            Ok(staged) => self.send(Command::Submit(Box::new(Submitted {
-                session,
-                connection,
-                number,
-                ask: Ask::Commit(staged.ask),
-                bytes: staged.bytes,
-                process: None,
-                room: None,
-            }))),
+            Ok(mut staged) => {
+                staged.bytes.restage = self.restage();
+                self.send(Command::Submit(Box::new(Submitted {
+                    session,
+                    connection,
+                    number,
+                    ask: Ask::Commit(staged.ask),
+                    bytes: staged.bytes,
+                    process: None,
+                    room: None,
+                })));
+            }
             Err(failure) => {
                 let read = Box::new(move |_: &Machine, _: &_| Err(failure));
                 self.send(Command::Read(Box::new(Reading { session, connection, number, read })));
             }
         }
+    }
+
+    /// As an engine stages anew, but at once.
+    fn restage(&self) -> Option<Restage> {
+        let engine = self.0.engine.clone();
+        Some(Box::new(move |submission| {
+            let Submitted { session, connection, number, .. } = *submission;
+            let command = match engine.shared.stage_whole(submission) {
+                Ok(submission) => Command::Submit(submission),
+                Err(failure) => {
+                    let read = Box::new(move |_: &Machine, _: &_| Err(failure));
+                    Command::Read(Box::new(Reading { session, connection, number, read }))
+                }
+            };
+            assert!(engine.queue.try_send(command), "the queue is full");
+        }))
     }
 
     /// Takes everything that is queued.

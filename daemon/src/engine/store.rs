@@ -47,6 +47,15 @@ impl Store {
         Ok(id)
     }
 
+    /// Removes a blob that nothing refers to, or nothing any more.
+    pub fn remove_blob(&self, id: &str) {
+        let Some(id) = blob_id(id) else { return };
+        if let Err(error) = self.blobs.remove(id) {
+            // The next start sweeps it.
+            tracing::warn!(blob = %id, %error, "a blob that nobody needs could not be removed yet");
+        }
+    }
+
     /// The content of a chain's first version, by way of all the others; `Err` names the version that is damaged.
     ///
     /// Holds two contents of the chain at a time.

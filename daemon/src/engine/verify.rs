@@ -61,14 +61,24 @@ pub(super) fn verify(
         prev = Some(record.mac);
         found.records += 1;
         if let Some(contents) = &mut contents {
-            for (change, content) in opened.events.iter().flat_map(contents_of) {
-                match contents.check(seq, change, content, &opened) {
-                    Checked::Good => found.payloads += 1,
-                    Checked::Elsewhere => {}
-                    Checked::Bad(damage) => found.damage.push(damage),
+            for event in &opened.events {
+                if let What::Pruned(pruned) = &event.what {
+                    contents.pruned(seq, pruned);
+                }
+                for (change, content) in contents_of(event) {
+                    match contents.check(seq, change, content, &opened) {
+                        Checked::Good => found.payloads += 1,
+                        Checked::Elsewhere | Checked::Bad => {}
+                    }
                 }
             }
         }
+    }
+    if let Some(mut contents) = contents {
+        pruned_since(store, last, &mut contents);
+        let (good, damage) = contents.finish();
+        found.payloads += good;
+        found.damage.extend(damage);
     }
     if prev != Some(head) && found.damage.is_empty() {
         let (file, offset_bytes) = store.reader.place(last);
@@ -100,6 +110,22 @@ pub(super) fn verify(
         found.damage.extend(what.map(|what| Damage { file, offset_bytes: 0, what }));
     }
     found
+}
+
+/// Takes note of the prunes that became durable while the log was read.
+fn pruned_since(store: &Store, last: Seq, contents: &mut Contents<'_>) {
+    let mut seq = last.next();
+    while let Ok(record) = store.reader.record(seq) {
+        // One that does not open is for the next verification to tell.
+        if let Ok(opened) = record::open_unchained(&store.vault, &record) {
+            for event in &opened.events {
+                if let What::Pruned(pruned) = &event.what {
+                    contents.pruned(seq, pruned);
+                }
+            }
+        }
+        seq = seq.next();
+    }
 }
 
 /// What is wrong with the snapshots: a start does without them, and yet nothing that is kept is damaged in silence.

@@ -5,6 +5,7 @@ use stated_shared::{CommittedState, LockId, LockInfo, Reply, Seq};
 use super::answers::Answer;
 use super::event::{Event, What};
 use super::locks::{Grant, Released, Tenure, Tie};
+use super::states::PruneEntry;
 use super::{Divergence, Machine, Motion};
 
 /// A lease of the same boot never ends sooner than this after a start: its holder gets time to renew.
@@ -127,6 +128,9 @@ impl Machine {
                 self.states.tag(tagged)?;
                 let answer = Answer::Tagged(tagged.state.clone(), tagged.version);
                 self.answers.put(event.at, session, uid, tagged.number, answer);
+            }
+            What::Pruned(pruned) => {
+                self.states.prune(seq, PruneEntry { at: event.at, actor: actor.clone() }, pruned)?;
             }
             What::LossAccepted(accepted) => {
                 self.loss = Some(accepted.clone());

@@ -67,6 +67,13 @@ impl Machine {
                     if forced && ask.serials == SerialRule::Refuse {
                         return Err(self.goes_back(change, version));
                     }
+                    // Chosen before it was dropped: the content is asked for once more.
+                    let base = new.as_ref().and_then(|new| new.base);
+                    if let Some(base) = base
+                        && !self.states.is_kept(&change.state, base)?
+                    {
+                        return Ok(Decision { steps: Vec::new(), verdict: Verdict::Restage });
+                    }
                     changes.push(Change {
                         state: change.state.clone(),
                         version: version.next(),

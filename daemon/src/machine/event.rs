@@ -48,6 +48,8 @@ pub enum What {
     Tagged(Tagged),
     /// Somebody started the daemon without the end of the log, which was lost or damaged.
     LossAccepted(LossAccepted),
+    /// Contents of old versions were given up; what is known of the versions stays.
+    Pruned(Pruned),
 }
 
 /// See [`What::Founded`].
@@ -281,6 +283,73 @@ pub struct LossAccepted {
     pub aside: String,
 }
 
+/// See [`What::Pruned`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Each once.
+    pub states: Vec<PrunedState>,
+}
+
+/// What was given up of one state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PrunedState {
+    /// Which state.
+    pub state: StateName,
+    /// Versions whose contents are gone, as first and last of each run, in their order. Removals among them, and what
+    /// was pruned before, are as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<(Version, Version)>,
+    /// Versions that were patches from those, stored anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<Moved>,
+}
+
+/// A version's content in another form and at another place; it is the same content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Which version.
+    pub version: Version,
+    /// Its bytes now; an inline payload is in the record of this event.
+    pub payload: Payload,
+    /// What it is a patch from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Version>,
+}
+
+impl Payload {
+    /// The length of the zstd frame.
+    pub fn len_bytes(&self) -> u64 {
+        match self {
+            Self::Inline { len_bytes, .. } | Self::Blob { len_bytes, .. } => *len_bytes,
+        }
+    }
+}
+
+impl Moved {
+    /// The blob that holds it, where one does.
+    pub fn blob(&self) -> Option<&str> {
+        match &self.payload {
+            Payload::Blob { id, .. } => Some(id),
+            Payload::Inline { .. } => None,
+        }
+    }
+}
+
+impl Pruned {
+    /// The blobs of what was stored anew.
+    pub fn blobs(&self) -> impl Iterator<Item = &str> {
+        self.states.iter().flat_map(|state| &state.moved).filter_map(Moved::blob)
+    }
+}
+
+impl PrunedState {
+    /// Whether a version is in a run of the dropped ones.
+    pub fn drops(&self, version: Version) -> bool {
+        let after = self.dropped.partition_point(|(first, _)| *first <= version);
+        after.checked_sub(1).is_some_and(|run| version <= self.dropped[run].1)
+    }
+}
+
 /// The stored form of a lock's kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -311,7 +380,7 @@ impl What {
     /// Whether it makes room or lets others go on, and so must go through on a full disk.
     pub fn is_release(&self) -> bool {
         match self {
-            Self::LeaseEnded(_) | Self::Broken(_) => true,
+            Self::LeaseEnded(_) | Self::Broken(_) | Self::Pruned(_) => true,
             Self::Founded(_)
             | Self::Opened(_)
             | Self::Committed(_)

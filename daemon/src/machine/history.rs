@@ -107,7 +107,15 @@ impl History {
         {
             return Ok(Some(found));
         }
-        Ok(self.entry(version)?.and_then(|entry| Some((entry.seq, entry.content.as_ref()?))))
+        Ok(self.entry(version)?.and_then(|entry| Some((entry.payload_seq(), entry.kept()?))))
+    }
+
+    /// All versions, to be altered; packed anew the next time.
+    pub fn alter(&mut self) -> Result<&mut [VersionEntry], Unreadable> {
+        let packed = self.runs.iter().map(|run| run.rows()).collect::<Result<Vec<_>, _>>()?.concat();
+        self.tail.splice(..0, packed);
+        (self.runs, self.packed_len, self.links) = (Vec::new(), 0, None);
+        Ok(&mut self.tail)
     }
 
     pub fn push(&mut self, entry: VersionEntry) {
@@ -204,6 +212,8 @@ mod tests {
         VersionEntry {
             seq: Seq(n + 1),
             content: (!is_removal).then_some(content),
+            moved: None,
+            pruned: None,
             forced: false,
             commit: Arc::new(commit),
         }

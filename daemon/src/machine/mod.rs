@@ -15,6 +15,7 @@ mod lock;
 mod locks;
 mod on_name;
 mod packed;
+mod prune;
 pub mod snapshot;
 mod states;
 mod tag;
@@ -34,6 +35,7 @@ use event::{Actor, BootId, Event, LossAccepted};
 pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
 pub use packed::Unreadable;
+pub use prune::{Keep, Plan, PruneAsk, PrunedOf, row as prune_row};
 pub use states::{States, VersionEntry};
 
 /// Everything that the journal and the holders of locks have said so far.
@@ -108,6 +110,8 @@ pub enum Ask {
     },
     /// Give a version a tag, or take it away.
     Tag(Tag),
+    /// Give up contents of old versions.
+    Prune(PruneAsk),
 }
 
 /// What a request leads to.
@@ -131,6 +135,8 @@ pub enum Verdict {
     Refuse(Failure),
     /// Nothing yet: it waits, and is told so.
     Wait(Notice),
+    /// Nothing: a content is a patch from a version that was pruned meanwhile, and must be staged anew.
+    Restage,
 }
 
 /// One change of the machine.
@@ -241,6 +247,7 @@ impl Machine {
             Ask::Renew { id, ttl_ms } => self.decide_renew(cx, id, *ttl_ms),
             Ask::Break { name, id } => self.decide_break(cx, name, id.as_ref()),
             Ask::Tag(tag) => self.decide_tag(cx, tag),
+            Ask::Prune(ask) => self.decide_prune(cx, ask),
         };
         decided.unwrap_or_else(|failure| Decision { steps: Vec::new(), verdict: Verdict::Refuse(failure) })
     }

@@ -141,7 +141,7 @@ impl<T> Packed<T> {
 impl VersionEntry {
     /// The blob that it needs.
     pub(super) fn blob(&self) -> Option<&str> {
-        match &self.content.as_ref()?.payload {
+        match &self.kept()?.payload {
             Payload::Blob { id, .. } => Some(id.as_str()),
             Payload::Inline { .. } => None,
         }

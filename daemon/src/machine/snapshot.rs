@@ -21,7 +21,7 @@ use super::event::{Actor, BootId, Content, Kind, LossAccepted};
 use super::history::History;
 use super::locks::{Grant, Released, Tenure};
 use super::packed::{self, Links, Run};
-use super::states::{CommitEntry, VersionEntry};
+use super::states::{CommitEntry, PruneEntry, VersionEntry};
 use super::{Divergence, Machine};
 
 /// One line of a snapshot or of a frame. Actors and commits are referred to by their place among their kind, from 0.
@@ -109,6 +109,12 @@ pub struct Entry {
     content: Option<Content>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     forced: bool,
+    /// The record that its payload was moved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved: Option<Seq>,
+    /// When its content was given up, and by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pruned: Option<(Timestamp, usize)>,
 }
 
 /// See [`Line::Lease`].
@@ -260,9 +266,11 @@ impl<'a> Writing<'a> {
 
     /// Shows a version, after its commit.
     pub fn version(&mut self, entry: &VersionEntry) {
-        let VersionEntry { seq, content, forced, commit } = entry;
+        let VersionEntry { seq, content, moved, pruned, forced, commit } = entry;
         let commit = self.commit(commit);
-        (self.see)(&Line::Version(Entry { seq: *seq, commit, content: content.clone(), forced: *forced }));
+        let pruned = pruned.as_ref().map(|pruned| (pruned.at, self.actor(&pruned.actor)));
+        let (content, forced, moved) = (content.clone(), *forced, *moved);
+        (self.see)(&Line::Version(Entry { seq: *seq, commit, content, forced, moved, pruned }));
     }
 
     fn actor(&mut self, actor: &Actor) -> usize {
@@ -316,9 +324,19 @@ impl<'a> Writing<'a> {
 pub(super) struct Tables {
     actors: Vec<Actor>,
     commits: Vec<Arc<CommitEntry>>,
+    /// The last one, which the next is likely to share.
+    pruned: Option<Arc<PruneEntry>>,
 }
 
 impl Tables {
+    fn pruned(&mut self, at: Timestamp, actor: usize) -> Result<Arc<PruneEntry>, Divergence> {
+        let actor = place(&self.actors, actor)?;
+        let last = self.pruned.take().filter(|last| last.at == at && last.actor == *actor);
+        let pruned = last.unwrap_or_else(|| Arc::new(PruneEntry { at, actor: actor.clone() }));
+        self.pruned = Some(Arc::clone(&pruned));
+        Ok(pruned)
+    }
+
     /// Takes a line that a run may hold; a version comes back.
     pub fn take(&mut self, line: Line) -> Result<Option<VersionEntry>, Divergence> {
         match line {
@@ -327,9 +345,10 @@ impl Tables {
                 let actor = place(&self.actors, actor)?.clone();
                 self.commits.push(Arc::new(CommitEntry { at, actor, message, labels }));
             }
-            Line::Version(Entry { seq, commit, content, forced }) => {
+            Line::Version(Entry { seq, commit, content, forced, moved, pruned }) => {
                 let commit = Arc::clone(place(&self.commits, commit)?);
-                return Ok(Some(VersionEntry { seq, content, forced, commit }));
+                let pruned = pruned.map(|(at, actor)| self.pruned(at, actor)).transpose()?;
+                return Ok(Some(VersionEntry { seq, content, moved, pruned, forced, commit }));
             }
             _ => return Err(Divergence("a line of another kind is among versions".to_owned())),
         }
@@ -479,7 +498,8 @@ impl Given {
                 | Reply::Audit(_)
                 | Reply::Verified(_)
                 | Reply::Status(_)
-                | Reply::Changes(_),
+                | Reply::Changes(_)
+                | Reply::Pruned(_),
             ) => Err(Divergence("an answer without a stored form is remembered".to_owned())),
         }
     }

@@ -10,17 +10,21 @@ use std::sync::Arc;
 use stated_shared::{ContentInfo, Selector, Seq, StateName, TagName, Timestamp, Version, VersionInfo};
 
 use super::Divergence;
-use super::event::{Actor, Committed, Content, Tagged};
+use super::event::{Actor, Committed, Content, Pruned, PrunedState, Tagged};
 use super::history::History;
 use super::packed::Unreadable;
 
 /// One version, as the journal told it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VersionEntry {
-    /// The record that holds it.
+    /// The record that told of it.
     pub seq: Seq,
     /// Its content; absent where it is a removal.
     pub content: Option<Content>,
+    /// The record that holds its payload since a prune stored that anew; else it is the one that told of it.
+    pub moved: Option<Seq>,
+    /// Who gave up its content; then nothing of it is left but what is told here.
+    pub pruned: Option<Arc<PruneEntry>>,
     /// Whether it has a lower serial or another lineage than its predecessor.
     pub forced: bool,
     /// What all the changes of its commit share.
@@ -38,6 +42,15 @@ pub struct CommitEntry {
     pub message: Option<String>,
     /// Remarks of the client.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What all the versions of one prune share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PruneEntry {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: Actor,
 }
 
 /// Every state with all its versions; versions are dense from 1.
@@ -75,7 +88,8 @@ impl States {
         self.tagged.get(name).map_or(0, BTreeMap::len)
     }
 
-    /// A version with content and those that it is patched from, one after the other, down to a whole frame.
+    /// A version with content and those that it is patched from, one after the other, down to a whole frame; each with
+    /// the record of its payload.
     pub fn chain(
         &self,
         name: &StateName,
@@ -84,9 +98,34 @@ impl States {
         self.by_name.get(name).into_iter().flat_map(move |history| history.chain(version))
     }
 
-    /// The newest version that is no removal.
+    /// The newest version that is no removal; a prune never drops it.
     pub fn newest_content(&self, name: &StateName) -> Option<Version> {
         self.by_name.get(name)?.newest_content()
+    }
+
+    /// Whether a version has a content that was not given up.
+    pub fn is_kept(&self, name: &StateName, version: Version) -> Result<bool, Unreadable> {
+        match self.by_name.get(name) {
+            Some(history) => Ok(history.link(version)?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Every version of a state, the first first; none where it never existed.
+    pub(super) fn versions(&self, name: &StateName) -> Result<Vec<&VersionEntry>, Unreadable> {
+        let history = self.by_name.get(name).into_iter();
+        history.flat_map(History::all).map(|row| row.map(|(_, entry)| entry)).collect()
+    }
+
+    /// The versions of a state that have a tag.
+    pub(super) fn tagged_versions(&self, name: &StateName) -> BTreeSet<Version> {
+        self.tagged.get(name).into_iter().flat_map(BTreeMap::values).copied().collect()
+    }
+
+    /// The names of all states that ever were, after a name, in their order.
+    pub fn names(&self, after: Option<&StateName>) -> impl Iterator<Item = &StateName> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_name.range::<StateName, _>((start, Bound::Unbounded)).map(|(name, _)| name)
     }
 
     /// The existing states after a name, each with its newest version; removed ones are left out.
@@ -215,6 +254,8 @@ impl States {
             history.push(VersionEntry {
                 seq,
                 content: change.content.clone(),
+                moved: None,
+                pruned: None,
                 forced: change.forced,
                 commit: Arc::clone(&commit),
             });
@@ -239,9 +280,60 @@ impl States {
         }
         Ok(())
     }
+
+    pub(super) fn prune(&mut self, seq: Seq, by: PruneEntry, event: &Pruned) -> Result<(), Divergence> {
+        let by = Arc::new(by);
+        for PrunedState { state, dropped, moved } in &event.states {
+            let unknown =
+                |version: Version| Divergence(format!("version {version} of a state is pruned, and is not there"));
+            let history = self.by_name.get_mut(state).ok_or_else(|| unknown(Version(1)))?;
+            let versions = history.alter()?;
+            for (first, last) in dropped {
+                let run = (first.0.checked_sub(1)).zip(usize::try_from(last.0).ok());
+                let run = run.and_then(|(first, last)| versions.get_mut(usize::try_from(first).ok()?..last));
+                for entry in run.ok_or_else(|| unknown(*first))? {
+                    if entry.kept().is_some() {
+                        entry.pruned = Some(Arc::clone(&by));
+                    }
+                }
+            }
+            for moved in moved {
+                let at = moved.version.0.checked_sub(1).and_then(|at| usize::try_from(at).ok());
+                let entry = at.and_then(|at| versions.get_mut(at)).filter(|entry| entry.pruned.is_none());
+                let entry = entry.ok_or_else(|| unknown(moved.version))?;
+                let content = entry.content.as_mut().ok_or_else(|| unknown(moved.version))?;
+                content.payload = moved.payload.clone();
+                content.base = moved.base;
+                entry.moved = Some(seq);
+            }
+            let kept = |version: Version| {
+                versions.get(usize::try_from(version.0.checked_sub(1)?).ok()?).and_then(VersionEntry::kept)
+            };
+            for (content, version) in versions.iter().map(VersionEntry::kept).zip(1..) {
+                if let Some(base) = content.and_then(|content| content.base)
+                    && (base.0 >= version || kept(base).is_none())
+                {
+                    return Err(Divergence(format!(
+                        "version {version} of a state needs version {base}, which is pruned"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl VersionEntry {
+    /// Its content, where it has one and that was not given up.
+    pub fn kept(&self) -> Option<&Content> {
+        self.content.as_ref().filter(|_| self.pruned.is_none())
+    }
+
+    /// The record that holds an inline payload.
+    pub fn payload_seq(&self) -> Seq {
+        self.moved.unwrap_or(self.seq)
+    }
+
     /// The facts as a client hears them.
     fn info(&self, state: &StateName, version: Version, tags: Vec<TagName>) -> VersionInfo {
         VersionInfo {
@@ -254,6 +346,7 @@ impl VersionEntry {
             labels: self.commit.labels.clone(),
             forced: self.forced,
             tags,
+            pruned: self.pruned.as_ref().map(|pruned| pruned.at),
         }
     }
 }

@@ -20,6 +20,11 @@ impl Machine {
                     return Err(Failure::new(FailureKind::NotFound, message)
                         .hint(format!("list its versions with: statectl log '{state}'")));
                 }
+                if entry.pruned.is_some() {
+                    let message = format!("{state}@{version} was pruned, so it has no content to tag");
+                    return Err(Failure::new(FailureKind::NotFound, message)
+                        .hint(format!("list its versions with: statectl log '{state}'")));
+                }
                 version
             }
             None => present.ok_or_else(|| no_version(&format!("tag {tag} of {state}")))?,

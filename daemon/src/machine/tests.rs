@@ -11,6 +11,8 @@ use stated_shared::{
 use super::event::{Actor, BootId, Content, Event, Founded, Opened, Payload, What};
 use super::*;
 
+mod prune;
+
 fn name(n: u8) -> StateName {
     StateName::parse(&format!("state/{n}")).unwrap()
 }
@@ -128,7 +130,11 @@ impl Rig {
     fn ask_as(&mut self, session: u8, number: u64, ask: &Ask) -> Result<Option<Reply>, FailureKind> {
         let actor = actor(session);
         let cx = Context { time: self.time(), actor: &actor, number, drawn: lock_id(number) };
-        let decision = self.machine.decide(&cx, ask);
+        let mut decision = self.machine.decide(&cx, ask);
+        if matches!(decision.verdict, Verdict::Restage) {
+            assert!(decision.steps.is_empty());
+            decision = self.machine.decide(&cx, &prune::whole(ask));
+        }
         let refused = matches!(decision.verdict, Verdict::Refuse(_));
         assert!(!refused || decision.steps.is_empty(), "a refusal changes nothing");
         self.fold(decision.steps);
@@ -140,6 +146,7 @@ impl Rig {
             },
             Verdict::Refuse(failure) => Err(failure.kind),
             Verdict::Wait(_) => Ok(None),
+            Verdict::Restage => panic!("what stands alone needs no base"),
         };
         self.settle();
         answer
@@ -197,6 +204,7 @@ enum Act {
     Renew { session: u8, lock: usize },
     Break { session: u8, name: u8 },
     Tag { session: u8, state: u8, tag: u8, at: Option<u8>, moves: bool },
+    Prune(prune::PruneAct),
     Unlink { session: u8 },
     Pass { ms: u64 },
     Restart { boot: u8 },
@@ -225,6 +233,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         1 => (session(), 0..3_u8).prop_map(|(session, name)| Act::Break { session, name }),
         2 => (session(), 0..3_u8, 0..2_u8, prop::option::weighted(0.8, 0..4_u8), any::<bool>())
             .prop_map(|(session, state, tag, at, moves)| Act::Tag { session, state, tag, at, moves }),
+        1 => prune::any_prune().prop_map(Act::Prune),
         1 => session().prop_map(|session| Act::Unlink { session }),
         2 => (1..60_u64).prop_map(|ms| Act::Pass { ms }),
         1 => (0..2_u8).prop_map(|boot| Act::Restart { boot }),
@@ -243,7 +252,7 @@ fn act(rig: &mut Rig, act: &Act) {
                     Some(0) => Expect::Absent,
                     Some(n) => Expect::Version(Version(u64::from(*n))),
                 },
-                content: bytes.map(content),
+                content: bytes.map(content).map(|content| prune::patched(rig.machine.states(), *state, content)),
             });
             let locks: Vec<LockId> = lock.and_then(|n| nth(rig, n)).into_iter().collect();
             let ask = commit(changes.collect(), &locks);
@@ -288,6 +297,7 @@ fn act(rig: &mut Rig, act: &Act) {
                 assert_eq!(tagged.map(|(version, _)| version), at.map(|_| info.version));
             }
         }
+        Act::Prune(prune) => prune::act(rig, prune),
         Act::Unlink { session } => {
             let steps = rig.machine.unlink(actor(*session).session);
             rig.fold(steps);
@@ -306,6 +316,7 @@ fn act(rig: &mut Rig, act: &Act) {
 
 /// What must hold at any time.
 fn check(rig: &Rig) {
+    prune::check(rig.machine.states());
     let locks = rig.machine.locks();
     let related = |a: &Grant, b: &Grant| {
         let up = |from: &Grant| {
@@ -781,6 +792,7 @@ fn the_stored_form_of_each_event_stays_as_it_is() {
     let fixtures = [
         (include_str!("../../tests/fixtures/events-1.jsonl"), golden_events()),
         (include_str!("../../tests/fixtures/events-tagged.jsonl"), golden_tags()),
+        (include_str!("../../tests/fixtures/events-pruned.jsonl"), prune::golden()),
     ];
     for (golden, events) in fixtures {
         let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();

@@ -73,6 +73,7 @@ fn version(size_bytes: u64, message: String) -> VersionInfo {
         labels: BTreeMap::new(),
         forced: false,
         tags: Vec::new(),
+        pruned: None,
     }
 }
 

@@ -30,6 +30,15 @@ pub(super) fn validate(request: &Request) -> Result<(), Failure> {
             }
             validate_glob(glob.as_deref())
         }
+        Request::Prune(prune) => {
+            if prune.keep_last.is_none() && prune.keep_within_ms.is_none() && !prune.keep_tagged {
+                return Err(usage("a prune needs a rule that keeps something"));
+            }
+            if prune.keep_last == Some(0) {
+                return Err(usage("the newest content of a state is always kept: the least is 1"));
+            }
+            validate_glob(prune.glob.as_deref())
+        }
         Request::Tag(_)
         | Request::Get { .. }
         | Request::Show { .. }

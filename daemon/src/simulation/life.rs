@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stated_shared::{
-    Bytes, Change, Commit, Content, Expect, FailureKind, Hold, Lock, LockId, LockKind, Request, SerialRule, StateName,
-    Version, Wait,
+    Bytes, Change, Commit, Content, Expect, FailureKind, Hold, Lock, LockId, LockKind, Prune, Request, SerialRule,
+    StateName, Version, Wait,
 };
 
 use super::host::{Answer, Daemon, Host, NotStarted, SESSIONS, lock_id};
@@ -118,7 +118,7 @@ impl Life {
         assert!(written.is_ok() || self.host.disk.was_hit(), "nothing failed: {written:?}");
     }
 
-    /// Reads the newest content of every state.
+    /// Reads every content that is kept.
     pub fn read_all(&self) {
         self.model.check_contents(&self.daemon.as_ref().expect("a daemon runs").engine);
     }
@@ -287,9 +287,16 @@ impl Life {
             4 | 5 => self.commit(1, Some(0)),
             6 | 7 => self.commit(1, Some(70_000)),
             8..=10 => self.commit(3, None),
+            11 => (self.prune(), Vec::new()),
             _ => self.commit(1, None),
         };
         Asked { session, number: self.number, request, writes, got: Got::Unknown }
+    }
+
+    fn prune(&mut self) -> Request {
+        let keep_last = Some(1 + self.random.below(3));
+        let glob = self.random.one_in(2).then(|| self.name().to_string());
+        Request::Prune(Prune { glob, keep_last, ..Prune::default() })
     }
 
     fn name(&mut self) -> StateName {

@@ -52,6 +52,8 @@ pub enum Got {
 struct Entry {
     number: u64,
     recipe: Option<Recipe>,
+    /// A prune gave it up.
+    pruned: bool,
 }
 
 #[derive(Default)]
@@ -148,6 +150,15 @@ impl Model {
                 self.leases.remove(id);
                 asked.got = Got::Ended;
             }
+            (Request::Prune(_), Reply::Pruned(page)) => {
+                for row in page.rows {
+                    let entries = self.states.get_mut(&row.state).expect("a state that was written");
+                    for (first, last) in row.dropped {
+                        let run = &mut entries[first.0 as usize - 1..last.0 as usize];
+                        run.iter_mut().filter(|entry| entry.recipe.is_some()).for_each(|entry| entry.pruned = true);
+                    }
+                }
+            }
             (_, reply) => panic!("{reply:?} to {asked:?}"),
         }
     }
@@ -157,7 +168,7 @@ impl Model {
         for (name, version) in versions {
             let (_, recipe) = asked.writes.iter().find(|(written, _)| written == name).expect("a name that it wrote");
             let entries = self.states.entry(name.clone()).or_default();
-            entries.push(Entry { number: asked.number, recipe: *recipe });
+            entries.push(Entry { number: asked.number, recipe: *recipe, pruned: false });
             assert_eq!(version.0, entries.len() as u64, "versions are dense");
         }
     }
@@ -169,6 +180,7 @@ impl Model {
         self.epoch = epoch;
         let machine = daemon.engine.machine();
         self.check_states(machine, open);
+        self.check_pruned(machine, open);
         self.check_leases(machine, open);
         let verified = daemon.engine.verify();
         assert_eq!(verified.damage, [], "the log verifies");
@@ -204,7 +216,7 @@ impl Model {
                         let written = asked.writes.iter().find(|(written, _)| *written == name);
                         let (_, recipe) = written.expect("a name that it wrote");
                         assert_eq!(*sha256, digest(*recipe), "{name}: another content");
-                        known.push(Entry { number: *number, recipe: *recipe });
+                        known.push(Entry { number: *number, recipe: *recipe, pruned: false });
                         let version = Version(index as u64 + 1);
                         landed.entry(*number).or_default().push((name.clone(), version));
                     }
@@ -222,6 +234,17 @@ impl Model {
                 assert_eq!(asked.got, Got::Unknown, "it was done twice: {asked:?}");
                 asked.got = Got::Versions(versions);
             }
+        }
+    }
+
+    /// What was pruned stays so, and nothing else is gone but by a prune that nobody heard of.
+    fn check_pruned(&mut self, machine: &Machine, open: &[Asked]) {
+        let may = open.iter().any(|asked| matches!(asked.request, Request::Prune(_)));
+        for (name, version, entry) in machine.states().all().map(Result::unwrap) {
+            let known = &mut self.states.get_mut(name).expect("a known state")[version.0 as usize - 1];
+            let pruned = entry.pruned.is_some();
+            assert!(pruned == known.pruned || pruned && may, "{name}@{version}: pruned {pruned}, not {}", known.pruned);
+            known.pruned = pruned;
         }
     }
 
@@ -264,13 +287,15 @@ impl Model {
         assert_eq!(held, known, "the leases that are held");
     }
 
-    /// Reads the newest content of every state and compares its bytes.
+    /// Reads every content that is kept and compares its bytes.
     pub fn check_contents(&self, engine: &Stepped) {
         for (name, entries) in &self.states {
-            let Some(Entry { recipe: Some(recipe), .. }) = entries.last() else { continue };
-            let (version, _) = engine.machine().states().newest(name).expect("it is there");
-            let bytes = engine.load(name, version).unwrap_or_else(|damage| panic!("{name}: {damage:?}"));
-            assert!(bytes == recipe.bytes(), "{name} is not what was written");
+            for (entry, version) in entries.iter().zip(1..) {
+                let Entry { recipe: Some(recipe), pruned: false, .. } = entry else { continue };
+                let bytes = engine.load(name, Version(version));
+                let bytes = bytes.unwrap_or_else(|damage| panic!("{name}@{version}: {damage:?}"));
+                assert!(bytes == recipe.bytes(), "{name}@{version} is not what was written");
+            }
         }
     }
 }

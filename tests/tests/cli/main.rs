@@ -4,6 +4,7 @@ mod doctor;
 mod edit;
 mod manual;
 mod output;
+mod prune;
 mod refusals;
 mod starting;
 mod tags;

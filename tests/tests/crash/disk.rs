@@ -115,11 +115,11 @@ fn a_daemon_killed_by_its_own_sync_loses_nothing() {
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Two mebibytes; `None`, aloud, where mounting is not allowed.
-    fn mount(host: &Host) -> Option<Self> {
+    /// Of this size; `None`, aloud, where mounting is not allowed.
+    fn mount(host: &Host, size: &str) -> Option<Self> {
         let dir = host.state_dir();
         fs::create_dir_all(&dir).unwrap();
-        let size = ["-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs"];
+        let size = ["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"];
         let mounted = host.call("mount", size.iter().map(AsRef::as_ref).chain([dir.as_os_str()])).run();
         if mounted.code != 0 {
             // Past the capture: a test that passes says nothing else.
@@ -150,7 +150,7 @@ impl Drop for SmallDisk {
 fn promise_11_a_full_disk_refuses_writes_and_leaves_reads_release_and_break_working() {
     let mut random = Random::new();
     let host = Host::new();
-    let Some(disk) = SmallDisk::mount(&host) else { return };
+    let Some(disk) = SmallDisk::mount(&host, "2m") else { return };
     let daemon = host.daemon();
     host.put("a", b"kept");
     let lease = |name: &str| host.run(["lock", "--ttl", "1h", name]).trim().to_owned();
@@ -181,6 +181,51 @@ fn promise_11_a_full_disk_refuses_writes_and_leaves_reads_release_and_break_work
     daemon.kill();
     let daemon = host.daemon();
     assert!(host.locks().is_empty(), "what was released stays released");
+    daemon.stop();
+    host.verify();
+}
+
+#[test]
+fn a_prune_makes_room_on_a_full_disk() {
+    let mut random = Random::new();
+    let host = Host::new();
+    let Some(_disk) = SmallDisk::mount(&host, "8m") else { return };
+    let daemon = host.daemon();
+    // Each but the first of a state is a patch that is nearly as large: a line in common is all that they share.
+    let mut put = |n: usize| {
+        let content = [&[b'x'; 40_000][..], &random.bytes(200 << 10)].concat();
+        let put = host.statectl(["put", &format!("s{}", n % 3)]).stdin(content.clone()).run();
+        (put.code, content)
+    };
+    let mut newest = [const { Vec::new() }; 3];
+    let mut versions = 0;
+    loop {
+        let (code, content) = put(versions);
+        if code != 0 {
+            assert_eq!(code, 74);
+            break;
+        }
+        newest[versions % 3] = content;
+        versions += 1;
+        assert!(versions < 100, "the disk is not full");
+    }
+    for (n, content) in newest.iter().enumerate() {
+        assert!(host.get(&format!("s{n}")) == *content);
+    }
+    let rows = host.statectl(["prune", "--keep-last", "1", "--json"]).run().ok().objects();
+    assert!(!rows.is_empty());
+    // What needs a version of before is stored anew once there is room, so the second time nothing is kept for it.
+    host.run(["prune", "--keep-last", "1"]);
+    for n in versions..versions + 6 {
+        let (code, content) = put(n);
+        assert_eq!(code, 0, "without a restart");
+        newest[n % 3] = content;
+    }
+    for (n, content) in newest.iter().enumerate() {
+        assert!(host.get(&format!("s{n}")) == *content);
+        host.statectl(["get", &format!("s{n}@1")]).run().code(66).says("was pruned");
+    }
+    host.statectl(["verify", "--read-data"]).run().ok();
     daemon.stop();
     host.verify();
 }

@@ -15,8 +15,8 @@ use crate::engine::outbox::Outbox;
 use crate::engine::record::{self, BUFFER_KEPT_LEN, Draft};
 use crate::engine::service::Opened;
 use crate::journal::{AppendError, Fate, RecordKind};
-use crate::machine::event::{Event, Payload, What};
-use crate::machine::{Motion, Step};
+use crate::machine::event::{Event, Payload, PrunedState, What};
+use crate::machine::{Divergence, Motion, Step};
 
 /// How long to wait before something that found no room on the disk is tried again.
 const NO_ROOM_RETRY_MS: u64 = 1000;
@@ -42,6 +42,8 @@ pub(super) struct Batch {
     pub rooms: Vec<ContentPermit>,
     /// New contents, kept for whoever wants them next once they are durable.
     pub fresh: Vec<Fresh>,
+    /// Blobs that nothing needs once the batch is durable.
+    pub freed: Vec<String>,
     /// Grants that events of the batch broke: out of the table once the events are durable.
     pub struck: Vec<LockId>,
 }
@@ -91,7 +93,17 @@ impl Prepared {
 
 impl Owner {
     /// Gives payloads their places in the record and events their lines; changes nothing yet.
-    pub(super) fn prepare(&self, mut steps: Vec<Step>, mut payloads: BTreeMap<StateName, Vec<u8>>) -> Prepared {
+    pub(super) fn prepare(&self, steps: Vec<Step>, payloads: BTreeMap<StateName, Vec<u8>>) -> Prepared {
+        self.prepare_moved(steps, payloads, BTreeMap::new())
+    }
+
+    /// As [`Owner::prepare`], with the payloads that a prune moves.
+    pub(super) fn prepare_moved(
+        &self,
+        mut steps: Vec<Step>,
+        mut payloads: BTreeMap<StateName, Vec<u8>>,
+        mut moved: BTreeMap<(StateName, Version), Vec<u8>>,
+    ) -> Prepared {
         let mut prepared = Prepared::default();
         let start = self.batch.draft.payloads_len();
         for step in &mut steps {
@@ -105,6 +117,19 @@ impl Owner {
                         *offset_bytes = (start + prepared.payloads_len) as u64;
                         prepared.payloads_len += bytes.len();
                         prepared.payloads.push(bytes);
+                    }
+                }
+            }
+            if let What::Pruned(pruned) = &mut event.what {
+                for PrunedState { state, moved: places, .. } in &mut pruned.states {
+                    for place in places {
+                        if let (Payload::Inline { offset_bytes, .. }, Some(bytes)) =
+                            (&mut place.payload, moved.remove(&(state.clone(), place.version)))
+                        {
+                            *offset_bytes = (start + prepared.payloads_len) as u64;
+                            prepared.payloads_len += bytes.len();
+                            prepared.payloads.push(bytes);
+                        }
                     }
                 }
             }
@@ -139,6 +164,10 @@ impl Owner {
         for step in prepared.steps {
             match step {
                 Step::Record(event) => {
+                    if let What::Pruned(pruned) = &event.what {
+                        let freed = self.parts.machine.states().freed(pruned).map_err(Divergence::from)?;
+                        self.batch.freed.extend(freed);
+                    }
                     self.parts.machine.apply(seq, &event)?;
                     let unsettles = match &event.what {
                         What::Broken(broken) => {
@@ -253,6 +282,9 @@ impl Owner {
             }
         }
         // After the answers: nobody waits for these.
+        if !batch.freed.is_empty() {
+            self.parts.reclaim.remove(batch.freed);
+        }
         if let Some(durable) = durable {
             self.parts.follower.hand_over(durable);
         }

@@ -4,13 +4,13 @@ mod batch;
 mod sessions;
 mod settle;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use stated_shared::{Digest, Failure, FailureKind, LockId, Reply, SessionId, StateName, Version};
 use tokio::sync::oneshot;
 
-use self::batch::{Batch, Told};
+use self::batch::{Batch, Prepared, Told};
 use self::sessions::Connected;
 pub(super) use self::settle::Wake;
 use crate::engine::budget::{ContentBudget, ContentPermit};
@@ -21,6 +21,7 @@ use crate::engine::handle;
 use crate::engine::observed::{Deed, Observations};
 use crate::engine::outbox::Outbox;
 use crate::engine::preparation::Preparation;
+use crate::engine::reclaim::Reclaim;
 use crate::engine::record;
 use crate::engine::seat::Commands;
 use crate::engine::service::{ConnectionId, Opened};
@@ -28,7 +29,7 @@ use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
 use crate::machine::event::{Actor, Closed, Event, What};
-use crate::machine::{Ask, Context, Machine, Motion, Step, Time, Verdict};
+use crate::machine::{Ask, Context, Machine, Motion, PruneAsk, Step, Time, Verdict};
 use crate::vault::{SealError, Vault};
 
 /// Commands taken into one batch at most.
@@ -151,6 +152,7 @@ pub(super) struct Parts {
     pub daemon: Actor,
     pub follower: Follower,
     pub preparation: Preparation,
+    pub reclaim: Reclaim,
     /// What `status` tells as long as the daemon runs.
     pub notes: Vec<String>,
 }
@@ -345,6 +347,12 @@ impl Owner {
         let drawn = LockId::from_random(drawn);
         let cx = Context { time: self.time, actor: &actor, number, drawn };
         let decision = self.parts.machine.decide(&cx, &submission.ask);
+        if matches!(decision.verdict, Verdict::Restage)
+            && let Some(restage) = submission.bytes.restage.take()
+        {
+            restage(Box::new(submission));
+            return Ok(());
+        }
         let waits = matches!(decision.verdict, Verdict::Wait(_));
         let grants = decision.steps.iter().any(|step| matches!(step, Step::Move(Motion::Granted(_))));
         if let Some(process) = submission.process.take() {
@@ -362,11 +370,28 @@ impl Owner {
         // The names of a grant that is ended are gone afterwards.
         let names = self.names_of(&submission.ask);
         let recorded = decision.steps.iter().any(|step| matches!(step, Step::Record(_)));
-        let StagedBytes { payloads, contents } = submission.bytes;
-        let prepared = self.prepare(decision.steps, payloads);
-        let verdict = match self.make_room(&prepared) {
+        let StagedBytes { payloads, contents, moved, restage: _ } = submission.bytes;
+        let mut verdict = decision.verdict;
+        let mut prepared = self.prepare_moved(decision.steps, payloads, moved);
+        let mut made = self.make_room(&prepared);
+        if let (Err(error), Ask::Prune(ask)) = (&made, &mut submission.ask)
+            && error.fate() == Fate::Refuse
+        {
+            // What was stored anew finds no room: then that is not done, and less is dropped.
+            let unused = ask.blobs();
+            ask.spare();
+            self.batch.freed.extend(unused);
+            let decision = self.parts.machine.decide(&cx, &submission.ask);
+            prepared = self.prepare(decision.steps, BTreeMap::new());
+            verdict = decision.verdict;
+            made = self.make_room(&prepared);
+        }
+        if let Ask::Prune(ask) = &submission.ask {
+            self.batch.freed.extend(unused_blobs(ask, &prepared));
+        }
+        let verdict = match made {
             Ok(()) => match self.admit(&prepared) {
-                Ok(()) => decision.verdict,
+                Ok(()) => verdict,
                 Err(failure) => Verdict::Refuse(failure),
             },
             Err(error) if error.fate() == Fate::Refuse => Verdict::Refuse(no_room(&error)),
@@ -386,6 +411,11 @@ impl Owner {
             Verdict::Reply(reply) => self.batch.told.push(Told::Reply(outbox, number, Ok(reply))),
             Verdict::Refuse(failure) => self.batch.told.push(Told::Reply(outbox, number, Err(failure))),
             Verdict::Wait(notice) => self.batch.told.push(Told::Notice(outbox, notice)),
+            Verdict::Restage => {
+                let failure =
+                    Failure::new(FailureKind::Internal, "a content is a patch from a version that was pruned");
+                self.batch.told.push(Told::Reply(outbox, number, Err(failure)));
+            }
             Verdict::Recall => {
                 let answer = self.parts.machine.recall(&actor, number, self.time).unwrap_or_else(|| {
                     Err(Failure::new(FailureKind::Internal, "the answer of a durable request is missing"))
@@ -416,7 +446,7 @@ impl Owner {
     fn observe(&mut self, actor: &Actor, ask: &Ask, names: Vec<Option<StateName>>, verdict: &Verdict, recorded: bool) {
         let refused = match verdict {
             Verdict::Refuse(failure) => Some(failure.kind.as_str()),
-            Verdict::Wait(_) => return,
+            Verdict::Wait(_) | Verdict::Restage => return,
             Verdict::Reply(_) | Verdict::Recall => None,
         };
         let one = |name: &StateName| vec![Some(name.clone())];
@@ -427,7 +457,10 @@ impl Owner {
             Ask::Renew { .. } => ("renew", names),
             Ask::Break { name, .. } => ("break", one(name)),
             Ask::Tag(tag) => (if tag.at.is_some() { "tag" } else { "untag" }, one(&tag.state)),
-            Ask::Bind { .. } => return,
+            Ask::Prune(ask) if refused.is_some() => {
+                ("prune", ask.states.iter().map(|of| Some(of.state.clone())).collect())
+            }
+            Ask::Bind { .. } | Ask::Prune(_) => return,
         };
         // What was done is an event already, but for session locks and their ends.
         if refused.is_none() && recorded {
@@ -439,6 +472,22 @@ impl Owner {
             self.observations.note(deed, self.time.wall, self.time.boottime_ms);
         }
     }
+}
+
+/// What a prune has stored anew as blobs, and the event does not tell of.
+fn unused_blobs(ask: &PruneAsk, prepared: &Prepared) -> Vec<String> {
+    let told: BTreeSet<&str> = prepared
+        .steps
+        .iter()
+        .flat_map(|step| match step {
+            Step::Record(event) => match &event.what {
+                What::Pruned(pruned) => pruned.blobs().collect(),
+                _ => Vec::new(),
+            },
+            Step::Move(_) => Vec::new(),
+        })
+        .collect();
+    ask.blobs().into_iter().filter(|id| !told.contains(id.as_str())).collect()
 }
 
 fn no_room(error: &AppendError) -> Failure {
