@@ -36,6 +36,7 @@ mod suggest;
 mod table;
 mod tag;
 mod unlock;
+mod users;
 mod verify;
 mod versions;
 mod views;
