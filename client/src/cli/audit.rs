@@ -5,7 +5,7 @@ use comfy_table::Color;
 use stated_shared::{AuditEntry, AuditFilter, Failure, FailureKind, Reply, Request, Timestamp};
 
 use super::views::{self, AuditView};
-use super::{Context, args, failure, table};
+use super::{Context, args, failure, table, users};
 
 /// List who did what, oldest first
 #[derive(Debug, Args)]
@@ -91,7 +91,7 @@ fn uid(user: &str) -> Result<u32, Failure> {
     if let Ok(uid) = user.parse() {
         return Ok(uid);
     }
-    uzers::get_user_by_name(user).map(|user| user.uid()).ok_or_else(|| {
+    users::uid_of(user).ok_or_else(|| {
         Failure::new(FailureKind::Usage, format!("no user is called {user}")).hint("list the users with: getent passwd")
     })
 }

@@ -37,6 +37,7 @@ mod suggest;
 mod table;
 mod tag;
 mod unlock;
+mod users;
 mod verify;
 mod versions;
 mod views;

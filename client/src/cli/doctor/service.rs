@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::finding::Findings;
 use super::program::Program;
 use crate::cli::failure::shell_path;
+use crate::cli::users;
 
 const UNIT: &str = "stated.service";
 
@@ -43,7 +44,7 @@ pub(super) fn check(findings: &mut Findings, program: &Program) {
         let what = format!("{} is there and not enabled: it does not start at login", unit.display());
         return findings.warn("service", what, "systemctl --user enable --now stated");
     }
-    let user = uzers::get_current_username().unwrap_or_default();
+    let user = users::name_of(rustix::process::getuid().as_raw()).unwrap_or_default();
     let until = match Path::new("/var/lib/systemd/linger").join(user).exists() {
         true => "starts at boot",
         false => "runs from login to the last logout (loginctl enable-linger: always)",
