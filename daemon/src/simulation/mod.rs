@@ -6,6 +6,7 @@
 
 mod faults;
 mod flips;
+mod held;
 mod host;
 mod life;
 mod model;

@@ -183,6 +183,9 @@ mod tests {
         file.truncate(100 + record.len());
         file[512..1024].fill(0);
         assert!(matches!(judged(&file, 100), Tail::Damaged(_)));
+        // Nor where what is missing is its header, which would tell how far it reaches.
+        file[100..512].fill(0);
+        assert!(matches!(judged(&file, 100), Tail::Damaged(_)));
     }
 
     #[test]

@@ -521,6 +521,20 @@ fn the_reserve_takes_what_a_full_disk_refuses() {
     assert_eq!(dir.repair().unwrap().last(), Seq(2));
 }
 
+#[test]
+fn a_new_file_that_finds_no_room_leaves_the_reserve_of_the_old_one() {
+    let dir = Directory::holding(1);
+    let mut journal = dir.repair().unwrap();
+    journal.shorten_segments(1);
+    dir.fail_next(Fault::Full);
+    let refused = journal.append(&record(2, 300, RecordKind::Batch)).unwrap_err();
+    assert!(matches!(refused, AppendError::Full { .. }), "{refused}");
+    assert!(fs::metadata(dir.log(1)).unwrap().len() >= FILL_LEN, "the old file keeps its fill");
+    dir.fail_next(Fault::Full);
+    journal.append_from_reserve(&record(2, 300, RecordKind::Batch)).unwrap();
+    assert_eq!(journal.reader().place(Seq(2)).0, "log/0000000000000001.log");
+}
+
 /// Otherwise its loss could not be told from damage to a log that a clean stop trimmed.
 #[test]
 fn the_fill_reaches_past_every_record() {
