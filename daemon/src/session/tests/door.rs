@@ -28,7 +28,9 @@ async fn what_speaks_something_else_gets_no_byte() {
 async fn another_version_is_told_ours() {
     let server = Server::start();
     let mut client = server.dial().await;
-    client.write(&Preamble { protocol: 0x7fff }.encode()).await;
+    let hello = ClientHello { session: SessionId([1; 16]), exe: None, features: Vec::new(), pin: None };
+    // A client says both at once; its hello is not even looked at.
+    client.write(&[&Preamble { protocol: 0x7fff }.encode()[..], &encode(&hello).unwrap()].concat()).await;
     let mut preamble = [0; Preamble::LEN];
     client.socket.read_exact(&mut preamble).await.unwrap();
     assert_eq!(Preamble::decode(&preamble), Some(Preamble::OURS));
