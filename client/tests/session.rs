@@ -2,7 +2,6 @@
 
 mod fake;
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
@@ -13,23 +12,11 @@ use stated_client::{Client, Direction, Progress};
 use stated_shared::wire::{ClientFrame, Preamble, ServerFrame};
 use stated_shared::{
     Bytes, Change, Commit, Committed, CommittedState, Content, Expect, Failure, FailureKind, Fetched, Hold, Lock,
-    LockId, LockKind, Notice, ProcessRef, Reply, Request, Selector, SerialRule, Version, Wait,
+    LockId, Notice, ProcessRef, Reply, Request, Selector, SerialRule, Version, Wait,
 };
 
 fn lock(names: &[&str], wait: Wait) -> Lock {
-    Lock {
-        id: None,
-        names: names.iter().map(|text| name(text)).collect::<BTreeSet<_>>(),
-        kind: LockKind::Exclusive,
-        wait,
-        ttl_ms: None,
-        operation: "test".into(),
-        reason: None,
-        info: None,
-        under: None,
-        hold: Hold::Connection,
-        process: None,
-    }
+    Lock { wait, ..Lock::exclusive(names.iter().map(|text| name(text)), "test") }
 }
 
 fn commit(contents: &[Vec<u8>]) -> Commit {

@@ -96,6 +96,13 @@ impl Daemon {
         self.child.id()
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub fn memory_max_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a kernel that counts");
+        line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") << 10
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         pidfd_send_signal(&self.pidfd, signal).expect("the daemon runs");

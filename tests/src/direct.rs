@@ -38,6 +38,11 @@ impl Direct {
         Ok(Self { stream, number: 0, welcome: hello.map_err(io::Error::other)? })
     }
 
+    /// The connection alone: what is said on it from now on is up to the test.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Asks; an `Err` leaves open whether it was done. Contents go after the request, in chunks.
     pub fn ask(&mut self, request: Request, contents: &[Vec<u8>]) -> io::Result<Result<Reply, Failure>> {
         self.number += 1;
@@ -49,13 +54,17 @@ impl Direct {
             self.stream.write_all(&encode(&chunk).map_err(io::Error::other)?)?;
         }
         loop {
-            let body = frame(&mut self.stream, FRAME_LEN_MAX)?;
-            match decode::<ServerFrame>(&body).map_err(io::Error::other)? {
+            match server_frame(&mut self.stream)? {
                 ServerFrame::Reply { number: of, result } if of == number => return Ok(*result),
                 _ => {}
             }
         }
     }
+}
+
+/// The next frame after the hellos.
+pub fn server_frame(stream: &mut UnixStream) -> io::Result<ServerFrame> {
+    decode(&frame(stream, FRAME_LEN_MAX)?).map_err(io::Error::other)
 }
 
 fn frame(stream: &mut UnixStream, len_max: usize) -> io::Result<Vec<u8>> {

@@ -20,7 +20,7 @@ mod tools;
 
 pub use commits::{Commits, commit, state};
 pub use daemon::Daemon;
-pub use direct::Direct;
+pub use direct::{Direct, server_frame};
 pub use files::{contains, files_below, flip, read};
 pub use held::{Held, Waiting};
 pub use host::{Call, Host};

@@ -9,13 +9,6 @@ const BUDGET_LEN: u64 = 1 << 30;
 /// The program itself, frames on their way, and what the allocator keeps.
 const REST_LEN: u64 = 128 << 20;
 
-/// The most memory that a process ever had, in bytes.
-fn memory_max_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a kernel that counts");
-    line.split_whitespace().nth(1).expect("a number").parse::<u64>().expect("a number") << 10
-}
-
 #[test]
 fn a_state_of_256_mib_goes_in_and_out_within_the_budget() {
     let host = Host::new();
@@ -37,7 +30,7 @@ fn a_state_of_256_mib_goes_in_and_out_within_the_budget() {
         content[200 << 20] = byte;
         assert!(fs::read(&out).expect("a file") == content, "{at}");
     }
-    let memory = memory_max_bytes(daemon.pid());
+    let memory = daemon.memory_max_bytes();
     assert!(memory < BUDGET_LEN + REST_LEN, "{memory} bytes");
     daemon.stop();
 }

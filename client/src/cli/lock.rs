@@ -1,6 +1,5 @@
 //! `lock`: run a command under a lock, or take a lease.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::process::Command;
 use std::time::Duration;
@@ -104,18 +103,14 @@ impl LockVerb {
             None => Wait::Forever,
         };
         Ok(Lock {
-            id: None,
-            names: self.names.iter().cloned().collect::<BTreeSet<_>>(),
             kind,
             wait,
             ttl_ms: self.ttl.map(args::milliseconds),
-            operation: "lock".to_owned(),
             reason: self.reason(),
-            info: None,
             under: args::inherited_lock()?,
             // The command does not exist yet: it is bound to the lock before it runs.
             hold: Hold::Connection,
-            process: None,
+            ..Lock::exclusive(self.names.iter().cloned(), "lock")
         })
     }
 

@@ -23,8 +23,7 @@ pub(super) fn page(
     let mut len = 0;
     for n in first.0..=last.0 {
         let seq = Seq(n);
-        let record = store.reader.record(seq).map_err(|error| damaged(seq, &error))?;
-        let opened = record::open_unchained(&store.vault, &record).map_err(|unverified| damaged(seq, &unverified.0))?;
+        let opened = open(store, seq)?;
         let rows = opened.events.iter().flat_map(rows).enumerate();
         for (index, row) in rows.skip(if seq == first { skip } else { 0 }) {
             let entry = row.entry(seq, index as u32);
@@ -49,7 +48,13 @@ pub(super) fn page(
 /// Runs of versions that a note names.
 const NOTE_RUNS_MAX: usize = 32;
 
-pub(super) fn damaged(seq: Seq, error: &dyn std::fmt::Display) -> Failure {
+/// A durable record, to be read once more.
+pub(super) fn open(store: &Store, seq: Seq) -> Result<record::Opened, Failure> {
+    let record = store.reader.record(seq).map_err(|error| damaged(seq, &error))?;
+    record::open_unchained(&store.vault, &record).map_err(|unverified| damaged(seq, &unverified.0))
+}
+
+fn damaged(seq: Seq, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Storage, format!("record {seq}: {error}")).hint("see all damage with: statectl verify")
 }
 

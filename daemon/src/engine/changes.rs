@@ -3,8 +3,7 @@
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
 use stated_shared::{ChangeEntry, ChangePage, ContentInfo, Failure, Seq};
 
-use super::audit::damaged;
-use super::record;
+use super::audit;
 use super::store::Store;
 use crate::machine::event::{Event, What};
 
@@ -27,8 +26,7 @@ pub(super) fn page(
     let mut next = after;
     for n in first.0..=last.0.min(first.0 + PAGE_RECORDS_MAX) {
         let seq = Seq(n);
-        let record = store.reader.record(seq).map_err(|error| damaged(seq, &error))?;
-        let opened = record::open_unchained(&store.vault, &record).map_err(|unverified| damaged(seq, &unverified.0))?;
+        let opened = audit::open(store, seq)?;
         for (index, entry) in (0..).zip(opened.events.iter().flat_map(|event| entries(seq, event))) {
             if (seq, index) <= after || !matches(entry.state.as_str()) {
                 continue;

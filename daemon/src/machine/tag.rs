@@ -15,27 +15,21 @@ impl Machine {
             Some(at) => {
                 let (version, entry) =
                     self.states.select(state, at)?.ok_or_else(|| no_version(&format!("{at} of {state}")))?;
-                if entry.content.is_none() {
-                    let message = format!("{state}@{version} is a removal, which has no content to tag");
+                if entry.kept().is_none() {
+                    let why = if entry.content.is_none() { "is a removal, which" } else { "was pruned, so it" };
+                    let message = format!("{state}@{version} {why} has no content to tag");
                     return Err(Failure::new(FailureKind::NotFound, message)
                         .hint(format!("list its versions with: statectl log '{state}'")));
                 }
-                if entry.pruned.is_some() {
-                    let message = format!("{state}@{version} was pruned, so it has no content to tag");
-                    return Err(Failure::new(FailureKind::NotFound, message)
-                        .hint(format!("list its versions with: statectl log '{state}'")));
+                if present == Some(version) {
+                    let reply = Reply::Version(self.states.info(state, version, entry));
+                    return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(reply) });
                 }
                 version
             }
             None => present.ok_or_else(|| no_version(&format!("tag {tag} of {state}")))?,
         };
         match present {
-            Some(present) if at.is_some() && present == version => {
-                let entry = self.states.select(state, &stated_shared::Selector::Version(version))?;
-                let (version, entry) = entry.ok_or_else(|| no_version(&format!("version {version} of {state}")))?;
-                let reply = Reply::Version(self.states.info(state, version, entry));
-                return Ok(Decision { steps: Vec::new(), verdict: Verdict::Reply(reply) });
-            }
             Some(present) if at.is_some() && !moves => return Err(taken(ask, present, version)),
             None if self.states.tag_count(state) >= TAGS_PER_STATE_MAX => {
                 let message = format!("{state} has {TAGS_PER_STATE_MAX} tags, which is the limit");

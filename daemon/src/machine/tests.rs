@@ -181,19 +181,7 @@ fn commit(changes: Vec<StagedChange>, locks: &[LockId]) -> Ask {
 }
 
 fn exclusive(names: &[u8]) -> Lock {
-    Lock {
-        id: None,
-        names: names.iter().map(|n| name(*n)).collect(),
-        kind: LockKind::Exclusive,
-        wait: Wait::Forever,
-        ttl_ms: None,
-        operation: "lock".to_owned(),
-        reason: None,
-        info: None,
-        under: None,
-        hold: Hold::Connection,
-        process: None,
-    }
+    Lock::exclusive(names.iter().map(|n| name(*n)), "lock")
 }
 
 #[derive(Debug, Clone)]

@@ -173,7 +173,7 @@ fn too_large(message: String) -> Failure {
 mod tests {
     use std::collections::BTreeSet;
 
-    use stated_shared::{AuditFilter, Bytes, Change, Expect, Hold, LockId, SerialRule, StateName};
+    use stated_shared::{AuditFilter, Bytes, Change, Expect, LockId, SerialRule, StateName};
 
     use super::*;
 
@@ -194,19 +194,7 @@ mod tests {
     }
 
     fn lock(edit: impl FnOnce(&mut Lock)) -> Request {
-        let mut lock = Lock {
-            id: None,
-            names: BTreeSet::from([StateName::parse("a").unwrap()]),
-            kind: LockKind::Exclusive,
-            wait: Wait::No,
-            ttl_ms: None,
-            operation: "lock".to_owned(),
-            reason: None,
-            info: None,
-            under: None,
-            hold: Hold::Connection,
-            process: None,
-        };
+        let mut lock = Lock { wait: Wait::No, ..Lock::exclusive([StateName::parse("a").unwrap()], "lock") };
         edit(&mut lock);
         Request::Lock(lock)
     }

@@ -1,9 +1,8 @@
 //! Session locks of a daemon that is killed: what was answered is held on, what was broken is not.
 
-use std::collections::BTreeSet;
 use std::fs;
 
-use stated_shared::{Hold, Lock, LockId, LockKind, Reply, Request, StateName, Wait};
+use stated_shared::{Lock, LockId, Reply, Request, StateName, Wait};
 
 use super::host::{Answer, Daemon, Host, lock_id};
 use crate::disk::sim::Random;
@@ -20,16 +19,8 @@ fn asked(host: &mut Host, daemon: &mut Daemon, number: u64, request: Request) ->
 fn take(host: &mut Host, daemon: &mut Daemon, number: u64, name: &StateName) -> LockId {
     let lock = Lock {
         id: Some(lock_id(&mut Random::seeded(number))),
-        names: BTreeSet::from([name.clone()]),
-        kind: LockKind::Exclusive,
         wait: Wait::No,
-        ttl_ms: None,
-        operation: "lock".to_owned(),
-        reason: None,
-        info: None,
-        under: None,
-        hold: Hold::Connection,
-        process: None,
+        ..Lock::exclusive([name.clone()], "lock")
     };
     match asked(host, daemon, number, Request::Lock(lock)) {
         (_, Ok(Reply::Granted(grant))) => grant.id,

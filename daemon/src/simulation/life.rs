@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stated_shared::{
-    Bytes, Change, Commit, Content, Expect, FailureKind, Hold, Lock, LockId, LockKind, Prune, Request, SerialRule,
-    StateName, Version, Wait,
+    Bytes, Change, Commit, Content, Expect, FailureKind, Lock, LockId, Prune, Request, SerialRule, StateName, Version,
+    Wait,
 };
 
 use super::host::{Answer, Daemon, Host, NotStarted, SESSIONS, lock_id};
@@ -305,20 +305,13 @@ impl Life {
     }
 
     fn lease(&mut self) -> Request {
-        let names = (0..=self.random.below(2)).map(|_| self.name()).collect();
+        let names: Vec<StateName> = (0..=self.random.below(2)).map(|_| self.name()).collect();
         Request::Lock(Lock {
             id: Some(lock_id(&mut self.random)),
-            names,
-            kind: LockKind::Exclusive,
             wait: Wait::No,
             // Longer than any life.
             ttl_ms: Some(86_400_000),
-            operation: "lock".to_owned(),
-            reason: None,
-            info: None,
-            under: None,
-            hold: Hold::Connection,
-            process: None,
+            ..Lock::exclusive(names, "lock")
         })
     }
 

@@ -5,7 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stated_shared::wire::Preamble;
 use stated_tests::{Direct, Host, Random, skip};
 
-use super::{is_served, memory_max_bytes, shaken};
+use super::is_served;
 
 const CONNECTIONS: usize = 10_000;
 
@@ -37,7 +37,7 @@ fn ten_thousand_connections_do_not_disturb_who_is_in() {
         }
     }
     is_served(&mut honest, CONNECTIONS as u64);
-    let memory = memory_max_bytes(&daemon);
+    let memory = daemon.memory_max_bytes();
     assert!(memory < 256 << 20, "{memory} bytes");
     drop(crowd);
     // All places are free again: as many as a user may have can shake hands.
@@ -52,7 +52,7 @@ fn ten_thousand_connections_do_not_disturb_who_is_in() {
 fn shaken_at_last(host: &Host, random: &mut Random) -> UnixStream {
     loop {
         match Direct::connect(&host.socket(), random) {
-            Ok(_) => return shaken(host, random),
+            Ok(direct) => return direct.into_stream(),
             Err(_) => std::thread::yield_now(),
         }
     }

@@ -4,7 +4,7 @@ use stated_shared::limits::FRAME_LEN_MAX;
 use stated_shared::{Content, Request};
 use stated_tests::{Direct, Host, Random};
 
-use super::{is_served, memory_max_bytes, put, request, shaken};
+use super::{is_served, put, request, shaken};
 
 /// Oversize, truncated and random: each ends its own connection, at once or when it hangs up.
 #[test]
@@ -62,7 +62,7 @@ fn promise_10_slow_and_boastful_peers_take_no_memory() {
     for n in 0..50 {
         is_served(&mut honest, n);
     }
-    let memory = memory_max_bytes(&daemon);
+    let memory = daemon.memory_max_bytes();
     assert!(memory < 256 << 20, "{memory} bytes");
     drop(slow);
     daemon.stop();

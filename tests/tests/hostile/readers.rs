@@ -3,7 +3,7 @@ use std::io::Write;
 use stated_shared::{Request, Selector};
 use stated_tests::{Direct, Host, Random, state};
 
-use super::{is_served, memory_max_bytes, request, shaken};
+use super::{is_served, request, shaken};
 
 const CONTENT_LEN: usize = 8 << 20;
 const BUDGET_MIB: u64 = 64;
@@ -32,7 +32,7 @@ fn who_never_reads_neither_fills_the_memory_nor_stops_the_others() {
         is_served(&mut honest, n);
     }
     // A content that is read is held sealed and compressed too.
-    let memory = memory_max_bytes(&daemon);
+    let memory = daemon.memory_max_bytes();
     assert!(memory < (BUDGET_MIB << 20) * 3 + (64 << 20), "{memory} bytes");
     drop(deaf);
     assert!(host.get("large").len() == CONTENT_LEN, "the room that they had is free again");

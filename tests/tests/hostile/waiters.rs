@@ -1,24 +1,14 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-use stated_shared::limits::FRAME_LEN_MAX;
-use stated_shared::wire::{PREFIX_LEN, ServerFrame, body_len, decode};
+use stated_shared::wire::ServerFrame;
 use stated_shared::{LockId, Notice, Reply, Request, StateName};
-use stated_tests::{Direct, Host, Random};
+use stated_tests::{Direct, Host, Random, server_frame};
 
-use super::{is_served, lock, memory_max_bytes, request, shaken};
+use super::{is_served, lock, request, shaken};
 
 /// Waiters of one connection.
 const EACH: u64 = 50;
-
-fn read_frame(stream: &mut UnixStream) -> ServerFrame {
-    use std::io::Read;
-    let mut prefix = [0; PREFIX_LEN];
-    stream.read_exact(&mut prefix).expect("a frame");
-    let mut body = vec![0; body_len(prefix, FRAME_LEN_MAX).expect("a length")];
-    stream.read_exact(&mut body).expect("a frame");
-    decode(&body).expect("a frame")
-}
 
 /// Queues this many requests, and returns once the daemon has said of each that it waits.
 fn queue(stream: &mut UnixStream, name: &str, count: u64) {
@@ -26,7 +16,7 @@ fn queue(stream: &mut UnixStream, name: &str, count: u64) {
         stream.write_all(&request(number, Request::Lock(lock(name)))).expect("sent");
     }
     for _ in 0..count {
-        match read_frame(stream) {
+        match server_frame(stream).expect("a frame") {
             ServerFrame::Notice(notice) => assert!(matches!(*notice, Notice::Queued { .. }), "{notice:?}"),
             other => panic!("{other:?}"),
         }
@@ -34,7 +24,7 @@ fn queue(stream: &mut UnixStream, name: &str, count: u64) {
 }
 
 fn granted(stream: &mut UnixStream) -> LockId {
-    match read_frame(stream) {
+    match server_frame(stream).expect("a frame") {
         ServerFrame::Reply { result, .. } => match *result {
             Ok(Reply::Granted(grant)) => grant.id,
             other => panic!("{other:?}"),
@@ -79,12 +69,12 @@ fn a_thousand_waiters_that_die_leave_the_order_of_the_rest() {
     }
     // The last unlock is answered, and then the name is free.
     let last = waiting.last_mut().expect("three of them");
-    assert!(matches!(read_frame(last), ServerFrame::Reply { number: 2, .. }));
+    assert!(matches!(server_frame(last).expect("a frame"), ServerFrame::Reply { number: 2, .. }));
     assert_eq!(host.locks().len(), 0);
     let name = StateName::parse("wanted").expect("a name");
     let broken = holder.ask(Request::Break { name, id: None }, &[]).expect("an answer");
     assert!(broken.is_err(), "nobody holds it");
-    let memory = memory_max_bytes(&daemon);
+    let memory = daemon.memory_max_bytes();
     assert!(memory < 256 << 20, "{memory} bytes");
     daemon.stop();
 }

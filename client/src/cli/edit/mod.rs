@@ -2,7 +2,6 @@
 
 mod draft;
 
-use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -13,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use serde::de::IgnoredAny;
 use stated_shared::{
-    Bytes, Change, Commit, CommittedState, Content, Expect, Failure, FailureKind, Grant, Hold, Lock, LockId, LockKind,
-    Selector, SerialRule, StateName, VersionInfo, Wait,
+    Bytes, Change, Commit, CommittedState, Content, Expect, Failure, FailureKind, Grant, Lock, LockId, Selector,
+    SerialRule, StateName, VersionInfo, Wait,
 };
 
 use super::child::{self, Held, OnLost, Signals};
@@ -70,18 +69,11 @@ impl Edit {
 
     fn request(&self) -> Result<Lock, Failure> {
         Ok(Lock {
-            id: None,
-            names: BTreeSet::from([self.state.clone()]),
-            kind: LockKind::Exclusive,
             // Who edits wants to begin now, or to know who is in the way.
             wait: Wait::No,
-            ttl_ms: None,
-            operation: "edit".to_owned(),
             reason: self.message.clone(),
-            info: None,
             under: args::relied_on(self.lock.clone())?.pop(),
-            hold: Hold::Connection,
-            process: None,
+            ..Lock::exclusive([self.state.clone()], "edit")
         })
     }
 

@@ -1,26 +1,12 @@
 //! The daemon's orderly end.
 
-use std::collections::BTreeSet;
-
-use stated_shared::{Hold, Lock, LockKind, Wait};
+use stated_shared::Lock;
 use tokio::time::Instant;
 
 use super::*;
 
 fn lock() -> Request {
-    Request::Lock(Lock {
-        id: None,
-        names: BTreeSet::from([StateName::parse("a").unwrap()]),
-        kind: LockKind::Exclusive,
-        wait: Wait::Forever,
-        ttl_ms: None,
-        operation: "lock".to_owned(),
-        reason: None,
-        info: None,
-        under: None,
-        hold: Hold::Connection,
-        process: None,
-    })
+    Request::Lock(Lock::exclusive([StateName::parse("a").unwrap()], "lock"))
 }
 
 fn closing() -> Option<ServerFrame> {

@@ -1,13 +1,12 @@
 //! The daemon's side of the load: frames made once, with number and content patched in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use stated_shared::wire::{ClientFrame, ClientHello, PREFIX_LEN, Preamble, ServerHello, body_len, decode, encode};
 use stated_shared::{
-    Bytes, Change, Commit, Content, Expect, Hold, Lock, LockId, LockKind, Request, Selector, SerialRule, SessionId,
-    StateName, Wait,
+    Bytes, Change, Commit, Content, Expect, Lock, LockId, Request, Selector, SerialRule, SessionId, StateName, Wait,
 };
 use stated_tests::{Host, Random};
 
@@ -142,19 +141,7 @@ pub fn locks(host: &Host, count: usize) -> Measured {
     let mut random = random();
     let id = "00000000-bench-lock";
     let lock_id = LockId::parse(id).expect("an ID");
-    let lock = Lock {
-        id: Some(lock_id.clone()),
-        names: BTreeSet::from([name("bench/lock")]),
-        kind: LockKind::Exclusive,
-        wait: Wait::No,
-        ttl_ms: None,
-        operation: "bench".to_owned(),
-        reason: None,
-        info: None,
-        under: None,
-        hold: Hold::Connection,
-        process: None,
-    };
+    let lock = Lock { id: Some(lock_id.clone()), wait: Wait::No, ..Lock::exclusive([name("bench/lock")], "bench") };
     let frames = vec![
         Frame::new(Request::Lock(lock), Some(id.as_bytes())),
         Frame::new(Request::Unlock { id: lock_id }, Some(id.as_bytes())),
