@@ -10,7 +10,7 @@ use stated_shared::wire::{
 };
 use stated_shared::{Bytes, Failure, Reply, Request, SessionId};
 
-use crate::{LIMIT, Random};
+use crate::{Random, connect};
 
 /// One connection.
 #[derive(Debug)]
@@ -24,8 +24,7 @@ pub struct Direct {
 impl Direct {
     /// Connects and shakes hands.
     pub fn connect(socket: &Path, random: &mut Random) -> io::Result<Self> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        let mut stream = connect(socket)?;
         let mut session = [0; 16];
         session.copy_from_slice(&random.bytes(16));
         let hello = ClientHello { session: SessionId(session), exe: None, features: Vec::new(), pin: None };

@@ -13,6 +13,7 @@ use serde_json::Value;
 use stated_client::{Client, ConnectOptions};
 use tempfile::TempDir;
 
+use crate::bound::Bound;
 use crate::running::{Finished, Running, await_readable, pidfd};
 use crate::{programs, survivors, tools};
 
@@ -22,6 +23,7 @@ use crate::{programs, survivors, tools};
 #[derive(Debug)]
 pub struct Host {
     dir: TempDir,
+    _bound: Bound,
     /// Whether the test starts daemons itself: then no client may come first after a restart.
     pub(crate) by_hand: Cell<bool>,
 }
@@ -38,7 +40,7 @@ impl Host {
     pub fn new() -> Self {
         let base = Some(std::env::temp_dir()).filter(|dir| tools::is_short(dir)).unwrap_or_else(|| "/tmp".into());
         let dir = tempfile::Builder::new().prefix("st").rand_bytes(8).tempdir_in(base).expect("a temporary directory");
-        let host = Self { dir, by_hand: Cell::new(false) };
+        let host = Self { dir, _bound: Bound::of_this_test(), by_hand: Cell::new(false) };
         for path in [host.home(), host.runtime_dir(), host.path("s"), host.path("c"), host.path("w")] {
             fs::DirBuilder::new().mode(0o700).create(path).expect("a directory");
         }

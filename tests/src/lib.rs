@@ -4,12 +4,14 @@
 //! end, a line of output, a datagram of readiness), each wait has a limit, and running into it is a failure.
 //! Whatever a test started is gone when its [`Host`] is dropped, also after a panic.
 
+mod bound;
 mod commits;
 mod daemon;
 mod direct;
 mod files;
 mod held;
 mod host;
+mod peer;
 mod process;
 mod programs;
 mod random;
@@ -24,10 +26,11 @@ pub use direct::{Direct, server_frame};
 pub use files::{contains, files_below, flip, read};
 pub use held::{Held, Waiting};
 pub use host::{Call, Host};
+pub use peer::{accept, connect};
 pub use process::Process;
 pub use programs::directory as programs_dir;
 pub use random::Random;
-pub use running::{Finished, Running};
+pub use running::{Finished, Running, run_to_end, run_within};
 pub use terraform_state::TerraformState;
 pub use tools::{root, sha256, skip, tool};
 
@@ -35,3 +38,6 @@ use std::time::Duration;
 
 /// How long anything may take before the test fails.
 pub const LIMIT: Duration = Duration::from_secs(150);
+
+/// How long cargo may take to build what a test runs.
+pub const BUILD_LIMIT: Duration = Duration::from_secs(900);

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::{BUILD_LIMIT, run_within};
+
 /// The directory that holds `stated` and `statectl` as they are built from these sources.
 ///
 /// Cargo tells an integration test where the programs of its own package are (`CARGO_BIN_EXE_…`), and builds no other
@@ -26,15 +28,14 @@ pub fn directory() -> &'static Path {
             None => panic!("the profile's directory has no name"),
         };
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-        let built = Command::new(cargo)
+        let mut build = Command::new(cargo);
+        build
             .args(["build", "--quiet", "--package", "stated", "--package", "stated-client", "--bins"])
             .args(["--profile", profile, "--target-dir"])
             .arg(target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .expect("cargo runs");
-        let failed = || format!("cargo build: {}", String::from_utf8_lossy(&built.stderr));
-        built.status.success().then(|| directory.to_owned()).ok_or_else(failed)
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        let built = run_within(build, BUILD_LIMIT);
+        (built.code == 0).then(|| directory.to_owned()).ok_or_else(|| format!("cargo build: {}", built.stderr))
     });
     directory.as_ref().unwrap_or_else(|why| panic!("{why}"))
 }

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -39,6 +40,16 @@ pub struct Finished {
     pub stdout: Vec<u8>,
     /// All of its standard error that was not read before.
     pub stderr: String,
+}
+
+/// Runs a program of no host, without input, to its end.
+pub fn run_to_end(command: Command) -> Finished {
+    run_within(command, LIMIT)
+}
+
+/// As [`run_to_end`], where that may take longer than anything else.
+pub fn run_within(command: Command, limit: Duration) -> Finished {
+    Running::start(command).finish_within(limit)
 }
 
 impl Running {
@@ -113,15 +124,24 @@ impl Running {
 
     /// Waits for its end, but not for that of its output, which children may hold; gives the exit code.
     pub fn exit(&mut self) -> i32 {
-        assert!(await_readable(&self.pidfd), "{}: still running: {}", self.what, self.complaints());
+        self.exit_within(LIMIT)
+    }
+
+    fn exit_within(&mut self, limit: Duration) -> i32 {
+        let ended = await_readable_within(&self.pidfd, limit);
+        assert!(ended, "{}: still running after {limit:?}: {}", self.what, self.complaints());
         let status = self.child.wait().expect("a child");
         status.code().or_else(|| status.signal().map(|signal| 128 + signal)).expect("a code or a signal")
     }
 
     /// Closes its input, waits for its end, and collects what it left.
-    pub fn finish(mut self) -> Finished {
+    pub fn finish(self) -> Finished {
+        self.finish_within(LIMIT)
+    }
+
+    fn finish_within(mut self, limit: Duration) -> Finished {
         self.close_stdin();
-        let code = self.exit();
+        let code = self.exit_within(limit);
         let (stdout, stderr) = (self.stdout.rest(&self.what), self.stderr.rest(&self.what));
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
         Finished { what: self.what.clone(), code, stdout, stderr }
@@ -235,7 +255,11 @@ pub(crate) fn pidfd(pid: Pid) -> OwnedFd {
 
 /// Waits until a descriptor is readable: a process's when that has ended.
 pub(crate) fn await_readable(fd: &OwnedFd) -> bool {
-    let limit = Timespec::try_from(LIMIT).expect("a short time");
+    await_readable_within(fd, LIMIT)
+}
+
+pub(crate) fn await_readable_within(fd: &OwnedFd, limit: Duration) -> bool {
+    let limit = Timespec::try_from(limit).expect("a short time");
     loop {
         match poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&limit)) {
             Ok(ready) => return ready > 0,

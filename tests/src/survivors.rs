@@ -10,12 +10,18 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::files::contains;
 use crate::running::await_readable;
 
+/// How often it looks for what is left.
+const ROUNDS_MAX: usize = 1000;
+
 /// Kills every process whose home this is, and the daemon of this state directory; waits until they are gone.
 pub(crate) fn kill(home: &Path, state_dir: &Path) {
     kill_daemon(state_dir);
     let mark = [b"HOME=", home.as_os_str().as_encoded_bytes(), b"\0"].concat();
     // A process may start another while it is looked for: so until none is found.
-    while kill_marked(&mark) {}
+    let gone = (0..ROUNDS_MAX).any(|_| !kill_marked(&mark));
+    if !gone {
+        eprintln!("processes of {} start others faster than they can be killed", home.display());
+    }
     // The client that was just killed may have started one.
     kill_daemon(state_dir);
 }

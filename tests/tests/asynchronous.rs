@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use rustix::process::Signal;
 use stated_client::tokio::Client;
 use stated_shared::{FailureKind, Lock, Notice, Selector, StateName, Wait};
-use stated_tests::{Daemon, Host, LIMIT, Random, programs_dir, state};
+use stated_tests::{BUILD_LIMIT, Daemon, Host, LIMIT, Random, programs_dir, run_within, state};
 use tokio::runtime::Runtime;
 
 /// Runs to the end, within the limit of every test.
@@ -236,13 +236,13 @@ fn the_example_runs() {
     // Beside the programs, where cargo puts it.
     let target = programs_dir().parent().unwrap();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = std::process::Command::new(cargo)
+    let mut build = std::process::Command::new(cargo);
+    build
         .args(["build", "--quiet", "--package", "stated-client", "--example", "deploy", "--features", "tokio"])
         .args(["--profile", if target.join("debug") == programs_dir() { "dev" } else { "release" }, "--target-dir"])
         .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status();
-    assert!(built.unwrap().success());
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    run_within(build, BUILD_LIMIT).ok();
     let deploy = |said: &str| {
         let done = host.call(programs_dir().join("examples/deploy"), ["a/b"]).run().ok();
         assert!(done.text().ends_with(said), "{}", done.text());

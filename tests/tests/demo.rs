@@ -4,9 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use stated_tests::{programs_dir, tool};
+use stated_tests::{Finished, programs_dir, run_to_end, tool};
 
 fn demo(temporary: &Path) -> Command {
     let mut command = Command::new(programs_dir().join("statectl"));
@@ -16,8 +16,8 @@ fn demo(temporary: &Path) -> Command {
     command
 }
 
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+fn text(finished: &Finished) -> String {
+    format!("{}{}", finished.text(), finished.stderr)
 }
 
 /// The command lines of processes that mention a directory.
@@ -47,9 +47,9 @@ fn path_without_terraform(directory: &Path) -> PathBuf {
 #[test]
 fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
     let temporary = tempfile::tempdir().unwrap();
-    let output = demo(temporary.path()).output().unwrap();
+    let output = run_to_end(demo(temporary.path()));
     let said = text(&output);
-    assert!(output.status.success(), "{said}");
+    assert!(output.code == 0, "{said}");
     for words in [
         "back it up",
         "[exit code 65]",
@@ -74,9 +74,11 @@ fn the_demo_does_what_it_says_and_leaves_nothing_behind() {
 fn without_terraform_its_part_is_skipped() {
     let temporary = tempfile::tempdir().unwrap();
     let bin = path_without_terraform(temporary.path());
-    let output = demo(temporary.path()).env("PATH", &bin).output().unwrap();
+    let mut without = demo(temporary.path());
+    without.env("PATH", &bin);
+    let output = run_to_end(without);
     let said = text(&output);
-    assert!(output.status.success(), "{said}");
+    assert!(output.code == 0, "{said}");
     assert!(said.contains("skipped") && said.contains("verify, up to record"), "{said}");
 }
 
@@ -85,9 +87,11 @@ fn a_step_that_deviates_fails_the_demo() {
     let temporary = tempfile::tempdir().unwrap();
     let bin = path_without_terraform(temporary.path());
     fs::remove_file(bin.join("od")).unwrap();
-    let output = demo(temporary.path()).env("PATH", &bin).output().unwrap();
+    let mut without = demo(temporary.path());
+    without.env("PATH", &bin);
+    let output = run_to_end(without);
     let said = text(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(output.code, 1, "{said}");
     assert!(said.contains("[exit code 127]") && said.contains("expected exit code 0"), "{said}");
     fs::remove_dir_all(bin).unwrap();
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "something was left behind");
@@ -111,8 +115,13 @@ fn a_reader_that_goes_away_ends_the_demo_cleanly() {
 fn a_kept_directory_can_be_looked_at() {
     let temporary = tempfile::tempdir().unwrap();
     let kept = temporary.path().join("kept");
-    let output = demo(temporary.path()).arg("--keep").arg(&kept).arg("--json").output().unwrap();
-    assert!(output.status.success(), "{}", text(&output));
+    let keeping = |more: &[&str]| {
+        let mut demo = demo(temporary.path());
+        demo.arg("--keep").arg(&kept).args(more);
+        run_to_end(demo)
+    };
+    let output = keeping(&["--json"]);
+    assert!(output.code == 0, "{}", text(&output));
     for line in String::from_utf8(output.stdout).unwrap().lines() {
         let step: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(step["command"].is_string() && step["output"].is_string() && step["code"].is_u64(), "{line}");
@@ -121,6 +130,6 @@ fn a_kept_directory_can_be_looked_at() {
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(processes_of(&kept), Vec::<String>::new());
     // A second demo would mix with the first.
-    let again = demo(temporary.path()).arg("--keep").arg(&kept).output().unwrap();
-    assert_eq!(again.status.code(), Some(2), "{}", text(&again));
+    let again = keeping(&[]);
+    assert_eq!(again.code, 2, "{}", text(&again));
 }

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use stated_tests::{programs_dir, tool};
+use stated_tests::{Finished, programs_dir, run_to_end, tool};
 
 /// The blocks of shell below a heading.
 fn blocks(heading: &str) -> String {
@@ -24,7 +24,7 @@ impl Home {
         Self(tempfile::Builder::new().prefix("r").tempdir_in("/tmp").unwrap())
     }
 
-    fn shell(&self, script: &str) -> Output {
+    fn shell(&self, script: &str) -> Finished {
         let work = self.0.path().join("work");
         fs::create_dir_all(&work).unwrap();
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -40,7 +40,7 @@ impl Home {
         command.args(["-euc", script]).current_dir(work).env("HOME", self.0.path()).env("PATH", path);
         // What a person would answer.
         command.env("TF_CLI_ARGS_apply", "-auto-approve").env("CHECKPOINT_DISABLE", "1");
-        command.output().unwrap()
+        run_to_end(command)
     }
 }
 
@@ -58,9 +58,8 @@ impl Drop for Home {
 fn the_tour_with_scripts_is_true() {
     let home = Home::new();
     let output = home.shell(&blocks("Sixty seconds with scripts"));
-    let out = String::from_utf8_lossy(&output.stdout);
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{out}{err}");
+    let (out, err) = (output.text() + "\n", output.stderr);
+    assert!(output.code == 0, "{out}{err}");
     for said in ["example/list@1\n", "one\n", "example/list@2\n", "refused: exit code 65\n", "example/list@3\n"] {
         assert!(out.contains(said), "{said:?} is missing:\n{out}");
     }
@@ -78,8 +77,7 @@ fn the_tour_with_terraform_is_true() {
     }
     let home = Home::new();
     let output = home.shell(&blocks("Sixty seconds with Terraform"));
-    let out = String::from_utf8_lossy(&output.stdout);
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{out}{err}");
+    let (out, err) = (output.text() + "\n", output.stderr);
+    assert!(output.code == 0, "{out}{err}");
     assert!(out.contains("1 added") && out.contains("STATE"), "{out}{err}");
 }

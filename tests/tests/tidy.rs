@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use stated_tests::{programs_dir, tool};
+use stated_tests::{programs_dir, run_to_end, tool};
 
 /// Longest architecture page, in lines.
 const ARCHITECTURE_LINES_MAX: usize = 300;
@@ -319,9 +319,9 @@ fn units_are_understood_by_systemd() {
         let verify = |unit: &Path| {
             let mut command = Command::new("systemd-analyze");
             command.args(["--user", "verify"]).arg(unit).env("XDG_RUNTIME_DIR", room.path());
-            let output = command.output().unwrap();
+            let output = run_to_end(command);
             // A key that it does not know is a warning only, so whatever it says is too much.
-            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+            (output.code == 0, output.stderr)
         };
         assert_eq!(verify(&unit), (true, String::new()), "{path}");
         fs::write(&unit, fs::read_to_string(&unit).unwrap().replace("Restart=", "Restarrt=")).unwrap();
@@ -378,8 +378,8 @@ fn each_mutation_applies_and_its_test_exists() {
     let applies = |patch: &str, more: &[&str]| {
         let mut command = Command::new("git");
         command.args(["apply", "--check"]).args(more).arg(patch).current_dir(root());
-        let output = command.output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let output = run_to_end(command);
+        (output.code == 0, output.stderr)
     };
     assert!(!applies(&patches[0], &["--reverse"]).0, "what does not apply is not noticed");
     let mut told = Vec::new();

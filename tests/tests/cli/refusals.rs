@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 
-use stated_tests::{Host, root};
+use stated_tests::{Host, accept, connect, root};
 
 #[test]
 fn names_that_may_not_be_are_a_usage_error() {
@@ -130,7 +130,7 @@ fn another_protocol_version_is_a_clear_error_on_the_clients_side() {
     fs::create_dir(host.runtime_dir().join("stated")).unwrap();
     let listener = UnixListener::bind(host.socket()).unwrap();
     let server = std::thread::spawn(move || {
-        let (mut peer, _) = listener.accept().unwrap();
+        let mut peer = accept(&listener);
         let mut preamble = [0; 8];
         peer.read_exact(&mut preamble).unwrap();
         assert_eq!(&preamble, b"stated\x00\x01");
@@ -149,7 +149,7 @@ fn something_else_on_the_socket_is_no_daemon() {
     fs::create_dir(host.runtime_dir().join("stated")).unwrap();
     let listener = UnixListener::bind(host.socket()).unwrap();
     let server = std::thread::spawn(move || {
-        let (mut peer, _) = listener.accept().unwrap();
+        let mut peer = accept(&listener);
         peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
         let _ = peer.read_to_end(&mut Vec::new());
     });
@@ -161,7 +161,7 @@ fn something_else_on_the_socket_is_no_daemon() {
 fn a_newer_client_is_told_the_daemons_version_and_others_are_served() {
     let host = Host::new();
     let _daemon = host.daemon();
-    let mut newer = UnixStream::connect(host.socket()).unwrap();
+    let mut newer = connect(&host.socket()).unwrap();
     newer.write_all(b"stated\x00\x63").unwrap();
     let mut answer = Vec::new();
     newer.read_to_end(&mut answer).unwrap();

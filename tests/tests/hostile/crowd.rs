@@ -1,9 +1,10 @@
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stated_shared::wire::Preamble;
-use stated_tests::{Direct, Host, Random, skip};
+use stated_tests::{Direct, Host, LIMIT, Random, connect, skip};
 
 use super::is_served;
 
@@ -24,7 +25,7 @@ fn ten_thousand_connections_do_not_disturb_who_is_in() {
     let mut crowd = Vec::with_capacity(CONNECTIONS);
     for n in 0..CONNECTIONS {
         // The daemon takes them in as fast as it can; a full backlog makes a connection wait, never fail.
-        let mut stream = UnixStream::connect(host.socket()).expect("a connection");
+        let mut stream = connect(&host.socket()).expect("a connection");
         match n % 3 {
             0 => {}
             // May be refused already.
@@ -50,10 +51,12 @@ fn ten_thousand_connections_do_not_disturb_who_is_in() {
 
 /// The daemon may still be telling the crowd's connections apart from the dead.
 fn shaken_at_last(host: &Host, random: &mut Random) -> UnixStream {
+    let until = Instant::now() + LIMIT;
     loop {
         match Direct::connect(&host.socket(), random) {
             Ok(direct) => return direct.into_stream(),
-            Err(_) => std::thread::yield_now(),
+            Err(error) => assert!(Instant::now() < until, "the crowd is gone, and still nobody gets in: {error}"),
         }
+        std::thread::yield_now();
     }
 }
