@@ -188,11 +188,12 @@ mod tests {
     fn a_snapshot_opens_to_the_machine_that_it_is_of() {
         let (vault, plain) = (vault(9), machine(500));
         let mut machine = plain.clone();
-        for _ in 0..2 {
+        // The one session is not packed while it may be at work.
+        for runs in [8, 9] {
             machine.pack().unwrap();
             let sealed = seal(&vault, &machine, &mark(50)).unwrap();
             let (restored, at) = open(&vault, Seq(50), &sealed).unwrap();
-            assert_eq!(restored.states().run_count(), (8, 0), "nothing is unpacked");
+            assert_eq!(restored.run_count(), (runs, 0), "nothing is unpacked");
             assert_eq!((&restored, at), (&plain, mark(50)));
             // What came out of a snapshot goes into the next one.
             machine = restored;

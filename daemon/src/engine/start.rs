@@ -183,7 +183,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         return Err(StartError::Lost { last, seen: loaded.seq_max });
     }
     sweep(&machine, journal.as_ref()).map_err(StartError::Blobs)?;
-    let (runs, unpacked) = machine.states().run_count();
+    let (runs, unpacked) = machine.run_count();
     let (snapshot_seq, versions) = (snapshot.unwrap_or_default(), machine.states().version_count());
     tracing::info!(%snapshot_seq, opened, versions, runs, unpacked, "replayed the records since the snapshot");
 

@@ -16,6 +16,7 @@ mod locks;
 mod on_name;
 mod packed;
 mod prune;
+mod remembered;
 pub mod snapshot;
 mod states;
 mod tag;
@@ -224,6 +225,12 @@ impl Machine {
         &self.answers
     }
 
+    /// How many runs of old versions and answers there are, and how many of them were unpacked.
+    pub fn run_count(&self) -> (u64, u64) {
+        let (versions, answers) = (self.states.run_count(), self.answers.run_count());
+        (versions.0 + answers.0, versions.1 + answers.1)
+    }
+
     /// The last loss that somebody accepted.
     pub fn loss(&self) -> Option<&LossAccepted> {
         self.loss.as_ref()
@@ -236,8 +243,10 @@ impl Machine {
 
     /// What a request that may change something leads to.
     pub fn decide(&self, cx: &Context<'_>, ask: &Ask) -> Decision {
-        if self.answers.has(cx.actor.session, cx.actor.uid, cx.number) {
-            return Decision { steps: Vec::new(), verdict: Verdict::Recall };
+        match self.answers.get(cx.actor.session, cx.actor.uid, cx.number) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Decision { steps: Vec::new(), verdict: Verdict::Recall },
+            Err(unreadable) => return Decision { steps: Vec::new(), verdict: Verdict::Refuse(unreadable.into()) },
         }
         let decided = match ask {
             Ask::Commit(ask) => self.decide_commit(cx, ask),
@@ -255,7 +264,7 @@ impl Machine {
     /// The answer that this request already got.
     pub fn recall(&self, actor: &Actor, number: u64, time: Time) -> Option<Result<Reply, Failure>> {
         let answer = match self.answers.get(actor.session, actor.uid, number) {
-            Ok(answer) => answer?.into_owned(),
+            Ok(answer) => answer?.clone(),
             Err(unreadable) => return Some(Err(unreadable.into())),
         };
         match answer {

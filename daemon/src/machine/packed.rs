@@ -39,8 +39,9 @@ pub(super) type Link = (Version, Seq, Content);
 #[derive(Debug)]
 pub(super) struct Links(Packed<Vec<Link>>);
 
+/// A frame, and what was made of its lines once somebody asked.
 #[derive(Debug)]
-struct Packed<T> {
+pub(super) struct Packed<T> {
     frame: Box<[u8]>,
     unpacked: OnceLock<Result<T, Unreadable>>,
 }
@@ -60,7 +61,7 @@ impl Run {
 
     /// One that a snapshot holds.
     pub fn of_frame(first: Version, len: u64, blobs: Vec<String>, frame: &[u8]) -> Self {
-        Self { first, len, blobs, rows: Packed::of(frame.into(), None) }
+        Self { first, len, blobs, rows: Packed::of_frame(frame) }
     }
 
     pub fn rows(&self) -> Result<&[VersionEntry], Unreadable> {
@@ -75,11 +76,11 @@ impl Run {
     }
 
     pub fn frame(&self) -> &[u8] {
-        &self.rows.frame
+        self.rows.frame()
     }
 
     pub fn is_unpacked(&self) -> bool {
-        self.rows.unpacked.get().is_some()
+        self.rows.is_unpacked()
     }
 }
 
@@ -87,15 +88,12 @@ impl Links {
     /// Packs links, and keeps them unpacked as well.
     pub fn pack(mut links: Vec<Link>) -> Result<Self, Divergence> {
         links.sort_unstable_by_key(|(version, ..)| *version);
-        let mut lines = Vec::new();
-        links.iter().for_each(|(version, seq, content)| {
-            write(&mut lines, &Line::Link(*version, *seq, content.clone()));
-        });
-        Ok(Self(Packed::of(compress(&lines)?, Some(links))))
+        let lines = links.iter().map(|(version, seq, content)| Line::Link(*version, *seq, content.clone()));
+        Ok(Self(Packed::pack(&lines.collect::<Vec<_>>(), Some(links))?))
     }
 
     pub fn of_frame(frame: &[u8]) -> Self {
-        Self(Packed::of(frame.into(), None))
+        Self(Packed::of_frame(frame))
     }
 
     pub fn get(&self, version: Version) -> Result<Option<(Seq, &Content)>, Unreadable> {
@@ -115,7 +113,7 @@ impl Links {
     }
 
     pub fn frame(&self) -> &[u8] {
-        &self.0.frame
+        self.0.frame()
     }
 }
 
@@ -124,8 +122,27 @@ impl<T> Packed<T> {
         Self { frame, unpacked: unpacked.map(|unpacked| OnceLock::from(Ok(unpacked))).unwrap_or_default() }
     }
 
+    /// Packs lines; what they say may be kept unpacked as well.
+    pub fn pack(lines: &[Line], unpacked: Option<T>) -> Result<Self, Divergence> {
+        let mut written = Vec::new();
+        lines.iter().for_each(|line| write(&mut written, line));
+        Ok(Self::of(compress(&written)?, unpacked))
+    }
+
+    pub fn of_frame(frame: &[u8]) -> Self {
+        Self::of(frame.into(), None)
+    }
+
+    pub fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    pub fn is_unpacked(&self) -> bool {
+        self.unpacked.get().is_some()
+    }
+
     /// What `read` makes of the lines: a pure function of the frame, so that it may be kept.
-    fn unpacked(
+    pub fn unpacked(
         &self,
         read: impl FnOnce(&mut dyn Iterator<Item = Result<Line, Unreadable>>) -> Result<T, Unreadable>,
     ) -> Result<&T, Unreadable> {

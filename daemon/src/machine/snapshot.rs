@@ -10,17 +10,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use stated_shared::{
     CommittedState, Digest, Epoch, Fence, Generation, LockId, LockInfo, Reply, RepositoryId, Seq, SessionId, StateName,
     TagName, Timestamp, Version,
 };
 
-use super::answers::{Age, Answer, Remembered};
+use super::answers::{Age, Answer};
 use super::event::{Actor, BootId, Content, Kind, LossAccepted};
 use super::history::History;
 use super::locks::{Grant, Released, Tenure};
 use super::packed::{self, Links, Run};
+use super::remembered::{Numbered, Place, Remembered, SessionRun};
 use super::states::{CommitEntry, PruneEntry, VersionEntry};
 use super::{Divergence, Machine};
 
@@ -48,6 +48,8 @@ pub enum Line {
     Released(Ended),
     /// The remembered answers of a session.
     Answers(Answered),
+    /// The same of some sessions, packed.
+    AnswerRun(AnswerRun),
 }
 
 /// What there is one of.
@@ -152,8 +154,15 @@ pub struct Answered {
     session: SessionId,
     uid: u32,
     age_ms: u64,
-    /// Each a [`Given`], which stays text until somebody asks again.
-    answers: Vec<(u64, Box<RawValue>)>,
+    answers: Vec<(u64, Given)>,
+}
+
+/// Sessions whose remembered answers are in a frame of their own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnswerRun {
+    len_bytes: u64,
+    /// Session, user, age, place in the frame, and how many of the answers there are remembered, the newest.
+    sessions: Vec<(SessionId, u32, u64, usize, usize)>,
 }
 
 /// The stored form of an answer. It refers to nothing outside of it.
@@ -249,11 +258,20 @@ impl Machine {
         for (id, Released { uid, fence }) in locks.released_in_order() {
             (writing.see)(&Line::Released(Ended { id: id.clone(), uid, fence }));
         }
-        for (session, remembered) in answers.in_order() {
-            let Remembered { uid, age_ms, .. } = *remembered;
-            let answers = remembered.answers.iter().map(|(number, held)| Ok((*number, held.text()?.into_owned())));
-            let answers = answers.collect::<Result<_, Divergence>>()?;
-            (writing.see)(&Line::Answers(Answered { session, uid, age_ms, answers }));
+        for (run, sessions) in answers.neighbours() {
+            let Some(run) = run else {
+                for (session, remembered) in sessions {
+                    (writing.see)(&Line::Answers(Answered::of(session, remembered)?));
+                }
+                continue;
+            };
+            let row = |(session, remembered): &(SessionId, &Remembered)| {
+                let place = remembered.place()?;
+                Some((*session, remembered.uid, remembered.age_ms, place.at, place.len))
+            };
+            let sessions = sessions.iter().filter_map(row).collect();
+            (writing.see)(&Line::AnswerRun(AnswerRun { len_bytes: run.frame().len() as u64, sessions }));
+            frame(run.frame());
         }
         Ok(())
     }
@@ -402,8 +420,15 @@ impl<'a> Restoring<'a> {
                 machine.locks.insert(lease.grant(holder));
             }
             Line::Released(Ended { id, uid, fence }) => machine.locks.remember(&id, Released { uid, fence }),
-            Line::Answers(Answered { session, uid, age_ms, answers }) => {
-                machine.answers.restore(session, uid, age_ms, answers);
+            Line::Answers(answered) => {
+                let remembered = machine.answers.restore(answered.session, answered.uid, answered.age_ms);
+                answered.into_answers().into_iter().for_each(|(number, answer)| remembered.push(number, answer));
+            }
+            Line::AnswerRun(AnswerRun { len_bytes, sessions }) => {
+                let run = Arc::new(SessionRun::of_frame(packed::cut(&mut self.frames, len_bytes)?));
+                for (session, uid, age_ms, at, len) in sessions {
+                    machine.answers.restore(session, uid, age_ms).pack(Place { run: Arc::clone(&run), at, len });
+                }
             }
         }
         Ok(())
@@ -461,6 +486,19 @@ impl Lease {
         let tenure = Tenure::Lease { ttl_ms, deadline_boottime_ms };
         let kind = kind.into();
         Grant { id, names, kind, fence, holder, number, since, operation, reason, info, under, tenure, ending: false }
+    }
+}
+
+impl Answered {
+    /// The stored form of what a session is remembered for.
+    pub(super) fn of(session: SessionId, remembered: &Remembered) -> Result<Self, Divergence> {
+        let answers = remembered.answers()?.map(|(number, answer)| Ok((*number, Given::of(answer)?)));
+        let answers = answers.collect::<Result<_, Divergence>>()?;
+        Ok(Self { session, uid: remembered.uid, age_ms: remembered.age_ms, answers })
+    }
+
+    pub(super) fn into_answers(self) -> Vec<Numbered> {
+        self.answers.into_iter().map(|(number, given)| (number, given.answer())).collect()
     }
 }
 

@@ -527,7 +527,7 @@ fn the_stored_form_of_what_is_packed_stays_as_it_is() {
     let mut facts: serde_json::Value = serde_json::from_str(state).unwrap();
     // How long a frame becomes is up to the compressor.
     let (run, links) = (&facts["state"]["runs"][0]["len_bytes"], &facts["state"]["links_len_bytes"]);
-    assert_eq!(run.as_u64().unwrap() + links.as_u64().unwrap(), frames.len() as u64);
+    assert_eq!(run.as_u64().unwrap() + links.as_u64().unwrap(), frames.len() as u64, "nothing else is old yet");
     (facts["state"]["runs"][0]["len_bytes"], facts["state"]["links_len_bytes"]) = (0.into(), 0.into());
     let unpacked = String::from_utf8(zstd::stream::decode_all(&frames[..]).unwrap()).unwrap();
     let golden = include_str!("../../tests/fixtures/snapshot-packed.jsonl");
@@ -536,6 +536,43 @@ fn the_stored_form_of_what_is_packed_stays_as_it_is() {
     assert_eq!(facts, serde_json::from_str::<serde_json::Value>(golden_facts).unwrap(), "{why}");
     assert_eq!(unpacked, golden_lines, "{why}");
     assert_eq!(restored(&machine), machine);
+}
+
+#[test]
+fn the_stored_form_of_packed_answers_stays_as_it_is() {
+    // One answer of each kind, by a session each.
+    let mut machine = Machine::default();
+    let mut kinds = 0;
+    for (session, mut event) in (0..).zip(golden_events().into_iter().chain(golden_tags())) {
+        event.actor = actor(session);
+        if let What::Committed(committed) = &mut event.what {
+            committed.changes.iter_mut().for_each(|change| change.version = Version(1));
+        }
+        if let What::Tagged(tagged) = &mut event.what {
+            tagged.version = Version(1);
+        }
+        let before = machine.answers().session_count();
+        if machine.apply(Seq(u64::from(session) + 1), &event).is_ok() {
+            kinds += machine.answers().session_count() - before;
+        }
+    }
+    assert!(kinds >= 5, "{kinds}");
+    let loose = stored(&machine).0;
+    machine.pack().unwrap();
+    machine.pack().unwrap();
+    let (lines, frames) = stored(&machine);
+    let run = lines.lines().find(|line| line.starts_with("{\"answer_run\"")).unwrap();
+    let mut facts: serde_json::Value = serde_json::from_str(run).unwrap();
+    let len = facts["answer_run"]["len_bytes"].as_u64().unwrap() as usize;
+    facts["answer_run"]["len_bytes"] = 0.into();
+    let unpacked = zstd::stream::decode_all(&frames[frames.len() - len..]).unwrap();
+    let text = format!("{facts}\n{}", String::from_utf8(unpacked).unwrap());
+    let golden = include_str!("../../tests/fixtures/snapshot-answers.jsonl");
+    assert_eq!(text, golden, "snapshots with the old form exist: add a fixture, never edit one");
+    assert_eq!(restored(&machine), machine);
+    // Before answers were packed their lines were among the others.
+    let packed = golden.lines().skip(1).collect::<Vec<_>>();
+    assert!(packed.iter().all(|line| loose.contains(line)), "{loose}");
 }
 
 /// A second lease on the names of the first, with an ID that sorts before it.

@@ -1,5 +1,6 @@
 //! `kill -9` at random moments, under load.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -17,6 +18,8 @@ const ROUNDS: usize = 50;
 const ROUNDS_IN_CI: usize = 200;
 /// Then all is read back and verified, and a new repository begins, so that long runs stay as quick as short ones.
 const ROUNDS_PER_HOST: usize = 250;
+/// While one waits for its disk or for a process, another goes on.
+const HOSTS_AT_ONCE: usize = 2;
 
 /// A writer and what it knows.
 struct Writer {
@@ -35,9 +38,20 @@ fn promise_1_acknowledged_commits_survive_kill_9() {
     let usual = if std::env::var("CI").as_deref() == Ok("true") { ROUNDS_IN_CI } else { ROUNDS };
     let rounds = std::env::var("STATED_TORTURE_ROUNDS").map_or(usual, |text| text.parse().expect("a number"));
     let mut random = Random::new();
-    for done in (0..rounds).step_by(ROUNDS_PER_HOST) {
-        torture(ROUNDS_PER_HOST.min(rounds - done), &mut random);
-    }
+    let each = ROUNDS_PER_HOST.min(rounds.div_ceil(HOSTS_AT_ONCE));
+    let hosts = Mutex::new((0..rounds).step_by(each).map(|done| each.min(rounds - done)));
+    thread::scope(|scope| {
+        for lane in 0..HOSTS_AT_ONCE {
+            let (hosts, mut random) = (&hosts, Random::seeded(random.bits()));
+            let next = || hosts.lock().expect("taking one does not fail").next();
+            let work = move || {
+                while let Some(rounds) = next() {
+                    torture(rounds, &mut random);
+                }
+            };
+            thread::Builder::new().name(format!("torture {lane}")).spawn_scoped(scope, work).expect("a thread");
+        }
+    });
 }
 
 /// So many rounds on a host of their own.
