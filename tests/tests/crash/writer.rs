@@ -10,8 +10,8 @@ use stated_tests::{Direct, Random, commit};
 
 use super::ledger::{Ledger, Plan, Recipe};
 
-/// Content over this length goes in chunks.
-const CHUNKED: usize = 200 << 10;
+/// A commit of more than this goes in chunks.
+const CHUNKED: usize = 60 << 10;
 
 /// What the writers share with the test.
 pub struct Load {
@@ -22,15 +22,18 @@ pub struct Load {
     pub acknowledged: Sender<()>,
 }
 
-/// Chooses what to commit: mostly small, sometimes a blob, sometimes several states at once.
+/// Chooses what to commit: mostly small, sometimes a long record or a blob, sometimes several states at once.
+///
+/// What is large is what compressing takes long for, and no kill hits any harder: so it is rare, and no larger than it
+/// must be to be a blob.
 fn plan(writer: usize, random: &mut Random) -> Plan {
     let states = if random.one_in(3) { 2 + random.below(2) as usize } else { 1 };
     let first = random.below(3) as usize;
     (0..states)
         .map(|index| {
-            let len = match random.below(20) {
-                0 => (250 << 10) + random.below(100 << 10) as usize,
-                1..=3 => (60 << 10) + random.below(20 << 10) as usize,
+            let len = match random.below(60) {
+                0 | 1 => (65 << 10) + random.below(10 << 10) as usize,
+                2..=5 => (20 << 10) + random.below(42 << 10) as usize,
                 _ => 1 + random.below(2000) as usize,
             };
             (format!("writer-{writer}/state-{}", (first + index) % 3), Recipe::new(random, len))
