@@ -32,7 +32,7 @@ pub use programs::directory as programs_dir;
 pub use random::Random;
 pub use running::{Finished, Running, run_to_end, run_within};
 pub use terraform_state::TerraformState;
-pub use tools::{root, sha256, skip, tool};
+pub use tools::{present, root, sha256, skip, tool};
 
 use std::time::Duration;
 

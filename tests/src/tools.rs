@@ -27,10 +27,12 @@ pub fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
-fn present(is_present: bool, what: &str) -> bool {
+/// Whether there is what a test needs; without it the test is skipped aloud, and fails where `CI=true`.
+#[must_use]
+pub fn present(is_present: bool, missing: &str) -> bool {
     if !is_present {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "{what}, and CI must not skip this test");
-        skip(what);
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{missing}, and CI must not skip this test");
+        skip(missing);
     }
     is_present
 }
