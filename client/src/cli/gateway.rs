@@ -9,8 +9,9 @@ use clap::Args;
 use stated_shared::{Failure, FailureKind, LockId, StateName};
 
 use super::{Context, args, failure};
-use crate::gateway::server::{Address, STATE_PATH, States};
+use crate::gateway::server::{Address, States};
 use crate::gateway::standing::{Bound, Standing};
+use crate::gateway::terraform::STATE_PATH;
 use crate::gateway::{Credential, environment};
 use crate::printable::printable;
 use stated_shared::paths::{self, ProcessEnvironment};

@@ -2,7 +2,9 @@
 
 use std::os::fd::BorrowedFd;
 
-use stated_shared::{Commit, Committed, Failure, Grant, Lock, LockId, LockInfo, StateName, VersionInfo};
+use stated_shared::{
+    Commit, Committed, Failure, Grant, Lock, LockId, LockInfo, Selector, StateName, VersionInfo, VersionPage,
+};
 
 /// The daemon, as narrow as the foreign protocols need it.
 ///
@@ -10,8 +12,14 @@ use stated_shared::{Commit, Committed, Failure, Grant, Lock, LockId, LockInfo, S
 /// Each may be repeated after a lost answer: a lock by its ID, a commit because equal content makes no version, an
 /// unlock because the ID of a name's last release is remembered.
 pub trait Backend: Send + Sync + 'static {
-    /// The newest version and its bytes; a removal has content `None` in its facts.
-    fn get(&self, state: &StateName) -> Result<(VersionInfo, Vec<u8>), Failure>;
+    /// A version and its bytes; a removal has content `None` in its facts.
+    fn get(&self, state: &StateName, at: Selector) -> Result<(VersionInfo, Vec<u8>), Failure>;
+
+    /// A version's facts.
+    fn show(&self, state: &StateName, at: Selector) -> Result<VersionInfo, Failure>;
+
+    /// The newest version of each state that matches and is not removed, by name; one page after this name.
+    fn list(&self, glob: &str, after: Option<StateName>) -> Result<VersionPage, Failure>;
 
     /// Writes.
     fn commit(&self, commit: Commit) -> Result<Committed, Failure>;
@@ -30,4 +38,19 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Who holds the name.
     fn holders(&self, name: &StateName) -> Result<Vec<LockInfo>, Failure>;
+}
+
+/// A glob that matches this text: what has a meaning in globs matches any one character.
+pub fn literal_glob(text: &str) -> String {
+    text.chars().map(|c| if "*?[]{}!\\".contains(c) { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_glob_characters_is_found() {
+        assert_eq!(literal_glob("a/b*c[1]"), "a/b?c?1?");
+    }
 }

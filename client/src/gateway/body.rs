@@ -8,13 +8,13 @@ use base64::engine::general_purpose::STANDARD;
 use http_body_util::BodyExt as _;
 use hyper::StatusCode;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderName};
 use md5::{Digest as _, Md5};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::CONTENT_MD5;
-
+/// `Content-MD5` of RFC 1864, which Terraform's `http` backend sends and expects, and S3 accepts.
+pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 /// Bytes of all bodies that one gateway holds at once.
 const MEMORY_LEN_MAX: usize = 512 << 20;
 /// How long a sender may pause.

@@ -51,14 +51,25 @@ pub struct Settings {
     pub pins: Option<PathBuf>,
     /// Lets the child in.
     pub credential: Credential,
-    /// The state of this run.
-    pub state: StateName,
+    /// Lets its AWS clients in, where there may be any.
+    pub keys: Option<Credential>,
+    /// What it does as a proxy of plain http, where it is one.
+    pub proxy: Option<ProxySettings>,
+    /// The state of this run by the http backend.
+    pub state: Option<StateName>,
     /// A lock of the user's that covers the run.
     pub under: Option<LockId>,
     /// What each version is labelled with.
     pub labels: BTreeMap<String, String>,
     /// The program that asks, for messages.
     pub program: String,
+}
+
+/// What a gateway needs to know as a proxy.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProxySettings {
+    /// The URL of the user's own proxy, which may hold a password.
+    pub upstream: Option<String>,
 }
 
 impl Settings {
@@ -198,6 +209,7 @@ mod tests {
     #[test]
     fn what_is_sent_does_not_show_secrets() {
         let credential = Credential { username: "stated".into(), password: "secret".into() };
+        let keys = credential.clone();
         let settings = Settings {
             socket: None,
             autostart: false,
@@ -205,7 +217,9 @@ mod tests {
             exe: None,
             pins: None,
             credential,
-            state: StateName::parse("prod").unwrap(),
+            keys: Some(keys),
+            proxy: None,
+            state: StateName::parse("prod").ok(),
             under: None,
             labels: BTreeMap::new(),
             program: "terraform".into(),

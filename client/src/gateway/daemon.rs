@@ -9,12 +9,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stated_shared::limits::RETRY_MS_MAX;
 use stated_shared::{
     Commit, Committed, Failure, FailureKind, Grant, Lock, LockId, LockInfo, Notice, Reply, Request, Selector,
-    StateName, VersionInfo,
+    StateName, VersionInfo, VersionPage,
 };
 
-use super::Backend;
+use super::backend::{Backend, literal_glob};
+use crate::client::{self, Client};
+use crate::discover::ConnectOptions;
 use crate::retry::Pauses;
-use crate::{Client, ConnectOptions};
 
 /// Sessions that are kept for the next request.
 const IDLE_MAX: usize = 4;
@@ -113,8 +114,23 @@ impl Daemon {
 }
 
 impl Backend for Daemon {
-    fn get(&self, state: &StateName) -> Result<(VersionInfo, Vec<u8>), Failure> {
-        self.with_any(|client| client.get(state, Selector::Newest))
+    fn get(&self, state: &StateName, at: Selector) -> Result<(VersionInfo, Vec<u8>), Failure> {
+        self.with_any(|client| client.get(state, at))
+    }
+
+    fn show(&self, state: &StateName, at: Selector) -> Result<VersionInfo, Failure> {
+        match self.with_any(|client| client.call(&Request::Show { state: state.clone(), at }))? {
+            Reply::Version(version) => Ok(version),
+            other => Err(client::unexpected(&other)),
+        }
+    }
+
+    fn list(&self, glob: &str, after: Option<StateName>) -> Result<VersionPage, Failure> {
+        let request = Request::List { glob: Some(glob.to_owned()), after };
+        match self.with_any(|client| client.call(&request))? {
+            Reply::Versions(page) => Ok(page),
+            other => Err(client::unexpected(&other)),
+        }
     }
 
     fn commit(&self, commit: Commit) -> Result<Committed, Failure> {
@@ -142,14 +158,9 @@ impl Backend for Daemon {
         let glob = Some(literal_glob(name.as_str()));
         match self.in_lock_session(&Request::Locks { glob, after: None })? {
             Reply::Locks(page) => Ok(page.locks.into_iter().filter(|row| row.name == *name).collect()),
-            _ => Err(Failure::new(FailureKind::Protocol, "the daemon's answer does not fit the request")),
+            other => Err(client::unexpected(&other)),
         }
     }
-}
-
-/// A glob that matches this text: what has a meaning in globs matches any one character.
-fn literal_glob(text: &str) -> String {
-    text.chars().map(|c| if "*?[]{}!\\".contains(c) { '?' } else { c }).collect()
 }
 
 /// Tells each lock that was broken or expired, whichever thread reads of it, and reads on a thread of its own.
@@ -162,14 +173,4 @@ pub fn watch_locks(daemon: &Arc<Daemon>, mut lost: impl FnMut(&LockId, &str) + S
     let daemon = Arc::clone(daemon);
     // It ends with the process: it has nothing to finish.
     std::thread::spawn(move || daemon.read_notices());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_with_glob_characters_is_found() {
-        assert_eq!(literal_glob("a/b*c[1]"), "a/b?c?1?");
-    }
 }

@@ -80,7 +80,7 @@ pub fn default_name(directory: &Path, repository: Option<&Repository>) -> Result
     let (mut parts, below) = origin.unwrap_or((Vec::new(), directory));
     for component in below.components() {
         if let Component::Normal(part) = component {
-            parts.push(name_part(part.as_bytes()));
+            parts.push(percent::name_part(part.as_bytes()));
         }
     }
     StateName::parse(&parts.join("/"))
@@ -106,12 +106,13 @@ fn origin_parts(url: &str) -> Option<Vec<String>> {
     };
     let path = path.trim_end_matches('/');
     let path = path.strip_suffix(".git").unwrap_or(path);
-    let mut parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).map(|p| name_part(p.as_bytes())).collect();
+    let mut parts: Vec<_> =
+        path.split('/').filter(|part| !part.is_empty()).map(|p| percent::name_part(p.as_bytes())).collect();
     if parts.is_empty() {
         return None;
     }
     if !host.is_empty() {
-        parts.insert(0, name_part(host.as_bytes()));
+        parts.insert(0, percent::name_part(host.as_bytes()));
     }
     Some(parts)
 }
@@ -128,28 +129,6 @@ fn host_of(authority: &str) -> String {
 
 fn host_of_scp(host: &str) -> String {
     host.rsplit_once('@').map_or(host, |(_, host)| host).to_ascii_lowercase()
-}
-
-/// One part of a name; two different parts never become one, since `%` is encoded too.
-fn name_part(bytes: &[u8]) -> String {
-    let mut part = String::with_capacity(bytes.len());
-    if matches!(bytes, b"." | b"..") {
-        bytes.iter().for_each(|&byte| percent::push_byte(&mut part, byte));
-        return part;
-    }
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            let mut buffer = [0; 4];
-            let text = c.encode_utf8(&mut buffer);
-            if c != '%' && StateName::parse(&format!("x{text}")).is_ok() {
-                part.push(c);
-            } else {
-                text.bytes().for_each(|byte| percent::push_byte(&mut part, byte));
-            }
-        }
-        chunk.invalid().iter().for_each(|&byte| percent::push_byte(&mut part, byte));
-    }
-    part
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! The variables that point Terraform's `http` backend at a gateway.
+//! The variables that point Terraform's `http` backend and AWS clients at a gateway.
 
 use stated_shared::StateName;
 
 use super::Credential;
 use super::percent;
-use super::server::STATE_PATH;
+use super::terraform::STATE_PATH;
 
 /// How often Terraform asks again, and how long it waits in between, in seconds: an answer comes after 30 s at the
 /// latest, and a daemon that is being replaced is back before the last try.
@@ -40,6 +40,67 @@ pub fn for_any(credential: &Credential) -> Vec<(&'static str, String)> {
 /// Whether the user's own value counts where there is one.
 pub fn is_preference(name: &str) -> bool {
     RETRIES.iter().any(|(retry, _)| *retry == name)
+}
+
+/// What leads AWS clients elsewhere than [`for_aws`] does, or makes them sign with what is not this run's.
+pub const AWS_CONFLICTS: [&str; 13] = [
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_DYNAMODB",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_S3_ENDPOINT",
+    "AWS_DYNAMODB_ENDPOINT",
+    "AWS_STS_ENDPOINT",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_USE_FIPS_ENDPOINT",
+    "AWS_USE_DUALSTACK_ENDPOINT",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_SSE_CUSTOMER_KEY",
+];
+
+/// The region that AWS clients believe to be in where the user has none: any will do, and some insist on one.
+pub const AWS_REGION: &str = "us-east-1";
+
+/// What AWS clients need: one endpoint for all services, and the run's keys.
+pub fn for_aws(gateway: &str, keys: &Credential) -> Vec<(&'static str, String)> {
+    vec![
+        ("AWS_ENDPOINT_URL", format!("http://{gateway}")),
+        ("AWS_ACCESS_KEY_ID", keys.username.clone()),
+        ("AWS_SECRET_ACCESS_KEY", keys.password.clone()),
+    ]
+}
+
+/// The domain of the gateway's own hosts: nothing outside of its proxy can resolve it (RFC 6761).
+pub const DOMAIN: &str = "stated.invalid";
+/// Where S3 is behind the gateway's proxy.
+pub const S3_ENDPOINT: &str = "http://s3.stated.invalid";
+
+/// The keys that are signed with behind the proxy. They are recorded in directories and let nobody in: the proxy's own
+/// credential does.
+pub fn constant_keys() -> Credential {
+    Credential { username: "STATEDBACKENDONLY".to_owned(), password: "letsnobodyin".to_owned() }
+}
+
+/// What `terraform init` is told of an `s3` backend: always the same, so that a directory needs it once.
+pub fn init_arguments() -> Vec<String> {
+    let keys = constant_keys();
+    [
+        ("use_path_style", "true"),
+        ("access_key", &keys.username),
+        ("secret_key", &keys.password),
+        ("endpoint", S3_ENDPOINT),
+        ("dynamodb_endpoint", "http://dynamodb.stated.invalid"),
+        ("sts_endpoint", "http://sts.stated.invalid"),
+    ]
+    .into_iter()
+    .map(|(name, value)| format!("-backend-config={name}={value}"))
+    .collect()
+}
+
+/// The proxy of plain http at a gateway that listens at this address.
+pub fn proxy_url(gateway: &str, credential: &Credential) -> String {
+    format!("http://{}:{}@{gateway}", credential.username, credential.password)
 }
 
 #[cfg(test)]

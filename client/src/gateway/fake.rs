@@ -4,12 +4,19 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::{Condvar, Mutex};
 
+use sha2::{Digest as _, Sha256};
 use stated_shared::{
-    Actor, Commit, Committed, CommittedState, Content, ContentInfo, Detail, Digest, Epoch, Failure, FailureKind, Fence,
-    Grant, Lock, LockId, LockInfo, SessionId, StateName, Timestamp, Version, VersionInfo,
+    Actor, Commit, Committed, CommittedState, Content, ContentInfo, Detail, Digest, Epoch, Expect, Failure,
+    FailureKind, Fence, Grant, Lock, LockId, LockInfo, Selector, SessionId, StateName, Timestamp, Version, VersionInfo,
+    VersionPage,
 };
 
 use super::Backend;
+
+/// The process that every lock is tied to: more than any has.
+pub const PROCESS: u32 = 4_200_001;
+/// Rows of one page: few, so that a test sees several.
+const PAGE_ROWS: usize = 3;
 
 /// Keeps states and locks as the daemon would, one exclusive holder a name and nesting included.
 #[derive(Default)]
@@ -90,6 +97,11 @@ impl Fake {
         self.released.notify_all();
     }
 
+    /// Ends a lock, as if elsewhere.
+    pub fn release(&self, id: &str) {
+        self.memory.lock().unwrap().locks.remove(&LockId::parse(id).unwrap());
+    }
+
     /// Somebody else's lock, as if taken elsewhere.
     pub fn hold(&self, id: &str, state: &str) {
         let (id, name) = (LockId::parse(id).unwrap(), StateName::parse(state).unwrap());
@@ -114,7 +126,7 @@ impl Memory {
             reason: None,
             info,
             under,
-            process: Some(4211),
+            process: Some(PROCESS),
             expires: None,
             waiters: 0,
         };
@@ -140,11 +152,34 @@ impl Memory {
 }
 
 impl Backend for Fake {
-    fn get(&self, state: &StateName) -> Result<(VersionInfo, Vec<u8>), Failure> {
+    fn get(&self, state: &StateName, at: Selector) -> Result<(VersionInfo, Vec<u8>), Failure> {
         let memory = self.memory.lock().unwrap();
         memory.up()?;
-        let newest = memory.versions.get(state).and_then(|versions| versions.last());
-        newest.cloned().ok_or_else(|| Failure::new(FailureKind::NotFound, format!("no state {state}")))
+        let mut versions = memory.versions.get(state).into_iter().flatten();
+        let found = match at {
+            Selector::Version(number) => versions.find(|(info, _)| info.version == number),
+            _ => versions.last(),
+        };
+        found.cloned().ok_or_else(|| Failure::new(FailureKind::NotFound, format!("no state {state}")))
+    }
+
+    fn show(&self, state: &StateName, at: Selector) -> Result<VersionInfo, Failure> {
+        self.get(state, at).map(|(info, _)| info)
+    }
+
+    fn list(&self, glob: &str, after: Option<StateName>) -> Result<VersionPage, Failure> {
+        let memory = self.memory.lock().unwrap();
+        memory.up()?;
+        let head = glob.strip_suffix("**").expect("the gateway asks for whole parts and what is below");
+        let newest = memory.versions.values().filter_map(|versions| versions.last()).map(|(info, _)| info);
+        let wanted = |info: &&VersionInfo| {
+            let follows = after.as_ref().is_none_or(|after| info.state > *after);
+            info.content.is_some() && follows && info.state.as_str().starts_with(head)
+        };
+        let mut versions: Vec<_> = newest.filter(wanted).cloned().collect();
+        let more = versions.len() > PAGE_ROWS;
+        versions.truncate(PAGE_ROWS);
+        Ok(VersionPage { versions, more })
     }
 
     fn commit(&self, commit: Commit) -> Result<Committed, Failure> {
@@ -157,10 +192,24 @@ impl Backend for Fake {
         if !commit.locks.iter().all(covered) || (locked && commit.locks.is_empty()) {
             return Err(memory.busy(&change.state));
         }
+        let newest =
+            memory.versions.get(&change.state).and_then(|versions| versions.last()).map(|(info, _)| info.clone());
+        let is_there = newest.as_ref().is_some_and(|info| info.content.is_some());
+        let met = match change.expect {
+            Expect::Any => true,
+            Expect::Absent => !is_there,
+            Expect::Version(version) => newest.as_ref().is_some_and(|info| info.version == version),
+        };
+        if !met {
+            let detail = Detail::Current(newest.map(Box::new));
+            return Err(
+                Failure::new(FailureKind::Conflict, format!("{} is not as expected", change.state)).detail(detail)
+            );
+        }
         let (content, bytes) = match &change.content {
             Content::Inline(bytes) => {
                 let info = ContentInfo {
-                    sha256: Digest([0; 32]),
+                    sha256: Digest(Sha256::digest(&bytes.0).into()),
                     size_bytes: bytes.0.len() as u64,
                     serial: None,
                     lineage: None,

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper::header::{AUTHORIZATION, HOST, HeaderMap, ORIGIN};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::{StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
@@ -25,14 +25,24 @@ pub struct Credential {
 impl Credential {
     /// Draws a new one from the kernel.
     pub fn draw() -> Result<Self, getrandom::Error> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes)?;
-        let password = bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        Ok(Self { username: "stated".to_owned(), password })
+        Ok(Self { username: "stated".to_owned(), password: random_hex::<32>()? })
     }
+
+    /// Draws the keys of an AWS client: the access key's ID and the secret key.
+    pub fn draw_keys() -> Result<Self, getrandom::Error> {
+        let id = random_hex::<7>()?.to_uppercase();
+        Ok(Self { username: format!("STATED{id}"), password: random_hex::<32>()? })
+    }
+}
+
+/// So many random bytes from the kernel, in hexadecimal.
+pub fn random_hex<const LEN: usize>() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; LEN];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().fold(String::with_capacity(2 * LEN), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 impl fmt::Debug for Credential {
@@ -78,11 +88,17 @@ impl Guard {
         Self { hosts, credential }
     }
 
-    /// Checks one request's target and headers.
-    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Refuses what a browser sends, whatever it knows.
+    pub fn check_browser(headers: &HeaderMap) -> Result<(), Refusal> {
         if headers.contains_key(ORIGIN) || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-")) {
             return Err(Refusal::Browser);
         }
+        Ok(())
+    }
+
+    /// Checks one request's target and headers.
+    pub fn check(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        Self::check_browser(headers)?;
         let mut hosts = headers.get_all(HOST).iter();
         let named = hosts.next().and_then(|host| host.to_str().ok());
         let known = named.is_some_and(|named| self.hosts.iter().any(|host| host == named));
@@ -90,7 +106,12 @@ impl Guard {
         if !known || hosts.next().is_some() || uri.authority().is_some() {
             return Err(Refusal::Host);
         }
-        let mut given = headers.get_all(AUTHORIZATION).iter();
+        if self.is_known(headers, AUTHORIZATION) { Ok(()) } else { Err(Refusal::Credential) }
+    }
+
+    /// Whether a header holds the credential, once.
+    pub fn is_known(&self, headers: &HeaderMap, name: HeaderName) -> bool {
+        let mut given = headers.get_all(name).iter();
         let given = match (given.next(), given.next()) {
             (Some(given), None) => given.to_str().ok(),
             _ => None,
@@ -98,16 +119,15 @@ impl Guard {
         let given = given
             .and_then(|given| given.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
-            .and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok())
-            .ok_or(Refusal::Credential)?;
+            .and_then(|(_, encoded)| STANDARD.decode(encoded.trim()).ok());
         let wanted = format!("{}:{}", self.credential.username, self.credential.password);
-        if bool::from(given.ct_eq(wanted.as_bytes())) { Ok(()) } else { Err(Refusal::Credential) }
+        given.is_some_and(|given| bool::from(given.ct_eq(wanted.as_bytes())))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::{HeaderName, HeaderValue};
+    use hyper::header::HeaderValue;
 
     use super::*;
 

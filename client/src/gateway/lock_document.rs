@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use stated_shared::limits::MESSAGE_LEN_MAX;
+use stated_shared::limits::{LOCK_INFO_LEN_MAX, MESSAGE_LEN_MAX};
 use stated_shared::{LockId, LockIdError, LockInfo, Timestamp};
 
 /// Longest word that an operation becomes, in characters.
@@ -16,6 +16,8 @@ const OPERATION_LEN_MAX: usize = 64;
 pub struct LockDocument {
     /// The lock's ID, bare.
     pub id: LockId,
+    /// The document as it was sent.
+    pub text: String,
     /// `OperationTypeApply` and the like; empty where absent.
     operation: String,
     /// The caller's own words; empty where absent.
@@ -27,6 +29,9 @@ pub struct LockDocument {
 /// Why a body is no lock-info document.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
+    /// Longer than a lock may carry.
+    #[error("a lock-info document has at most {LOCK_INFO_LEN_MAX} bytes")]
+    TooLong,
     /// Not a JSON object of this form.
     #[error("the body is not a lock-info document")]
     Form(#[source] serde_json::Error),
@@ -50,9 +55,14 @@ impl LockDocument {
             #[serde(default)]
             created: String,
         }
+        if body.len() > LOCK_INFO_LEN_MAX {
+            return Err(DocumentError::TooLong);
+        }
         let form: Form = serde_json::from_slice(body).map_err(DocumentError::Form)?;
         let id = LockId::parse(bare(&form.id))?;
-        Ok(Self { id, operation: form.operation, info: form.info, created: form.created })
+        // What parsed as JSON is UTF-8.
+        let text = String::from_utf8_lossy(body).into_owned();
+        Ok(Self { id, text, operation: form.operation, info: form.info, created: form.created })
     }
 
     /// What for, in a word: `OperationTypeApply` is `apply`.
@@ -103,12 +113,21 @@ pub fn bare(text: &str) -> &str {
 /// Terraform up to 1.14 prints nothing of the body but the ID, so the truth goes there.
 pub fn refusal(holders: &[LockInfo], waiters: u32, now: Timestamp) -> Option<String> {
     let holder = holders.first()?;
+    Some(with_id(holder, decorated(holder, holders.len(), waiters, now)))
+}
+
+/// The holder's document with its ID bare, for clients that compare it.
+pub fn of_holder(holder: &LockInfo) -> String {
+    with_id(holder, holder.id.to_string())
+}
+
+fn with_id(holder: &LockInfo, id: String) -> String {
     let mut document = match holder.info.as_deref().map(serde_json::from_str) {
         Some(Ok(Value::Object(document))) => document,
         _ => made_up(holder),
     };
-    document.insert("ID".to_owned(), decorated(holder, holders.len(), waiters, now).into());
-    Some(Value::Object(document).to_string())
+    document.insert("ID".to_owned(), id.into());
+    Value::Object(document).to_string()
 }
 
 /// The document of a holder that did not come through a gateway.

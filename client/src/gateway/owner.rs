@@ -18,6 +18,9 @@ use std::sync::Arc;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+/// How far ancestors are followed: processes that end meanwhile could make a circle of the way.
+const ANCESTORS_MAX: usize = 1024;
+
 /// A process, held so that its ID cannot come to mean another one.
 #[derive(Debug, Clone)]
 pub struct Owner {
@@ -33,6 +36,22 @@ impl Owner {
         let raw = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let pidfd = Arc::new(pidfd_open(raw, PidfdFlags::empty()).ok()?);
         Some(Self { pid, pidfd })
+    }
+
+    /// Whether it is that process, or that is its parent, its parent's parent or so on.
+    pub fn is_or_descends_from(&self, ancestor: u32) -> bool {
+        let mut pid = self.pid;
+        for _ in 0..ANCESTORS_MAX {
+            if pid == ancestor {
+                return true;
+            }
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            match stat.ok().as_deref().and_then(parse_stat) {
+                Some((parent, _)) if parent > 0 => pid = parent,
+                _ => return false,
+            }
+        }
+        false
     }
 }
 
@@ -223,6 +242,18 @@ mod tests {
         assert_eq!(found, [Holder { pid: 20, parent: 1, started: 200 }, Holder { pid: 30, parent: 20, started: 300 }]);
         assert_eq!(holders(proc.path(), ClientSocket { uid: uid + 1, inode: 4242 }), []);
         assert_eq!(holders(proc.path(), ClientSocket { uid, inode: 0 }), []);
+    }
+
+    #[test]
+    fn a_process_descends_from_itself_and_its_parents() {
+        let own = Owner::open(std::process::id()).unwrap();
+        let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get().unsigned_abs();
+        assert!(own.is_or_descends_from(own.pid) && own.is_or_descends_from(parent));
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert!(Owner::open(child.id()).unwrap().is_or_descends_from(own.pid));
+        assert!(!own.is_or_descends_from(child.id()));
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

@@ -1,10 +1,17 @@
 //! Percent-encoding: of names in URLs, and of what a name may not hold.
 
+use stated_shared::StateName;
+
 /// Encodes a name for the path of a URL; what needs no encoding stays readable, `/` too.
 pub fn encode_path(name: &str) -> String {
-    let mut encoded = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+    encode_strictly(name.as_bytes(), b"/")
+}
+
+/// Encodes every byte that RFC 3986 does not leave alone, but for these.
+pub fn encode_strictly(bytes: &[u8], but: &[u8]) -> String {
+    let mut encoded = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || but.contains(&byte) {
             encoded.push(char::from(byte));
         } else {
             push_byte(&mut encoded, byte);
@@ -15,6 +22,11 @@ pub fn encode_path(name: &str) -> String {
 
 /// Decodes a path; `None` where an escape is not of its form or the bytes are not UTF-8.
 pub fn decode(text: &str) -> Option<String> {
+    String::from_utf8(decode_bytes(text)?).ok()
+}
+
+/// Decodes to bytes; `None` where an escape is not of its form.
+pub fn decode_bytes(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -28,7 +40,7 @@ pub fn decode(text: &str) -> Option<String> {
             rest = after;
         }
     }
-    String::from_utf8(bytes).ok()
+    Some(bytes)
 }
 
 /// Appends `%XX`.
@@ -37,6 +49,28 @@ pub fn push_byte(text: &mut String, byte: u8) {
     text.push('%');
     text.push(char::from(DIGITS[usize::from(byte >> 4)]));
     text.push(char::from(DIGITS[usize::from(byte & 15)]));
+}
+
+/// One part of a name; two different parts never become one, since `%` is encoded too.
+pub fn name_part(bytes: &[u8]) -> String {
+    let mut part = String::with_capacity(bytes.len());
+    if matches!(bytes, b"." | b"..") {
+        bytes.iter().for_each(|&byte| push_byte(&mut part, byte));
+        return part;
+    }
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let mut buffer = [0; 4];
+            let text = c.encode_utf8(&mut buffer);
+            if c != '%' && StateName::parse(&format!("x{text}")).is_ok() {
+                part.push(c);
+            } else {
+                text.bytes().for_each(|byte| push_byte(&mut part, byte));
+            }
+        }
+        chunk.invalid().iter().for_each(|&byte| push_byte(&mut part, byte));
+    }
+    part
 }
 
 #[cfg(test)]

@@ -14,13 +14,16 @@ use std::sync::Arc;
 use stated_shared::{Failure, FailureKind};
 use tokio::net::TcpListener;
 
+use super::aws::Aws;
 use super::body::Memory;
 use super::control::{Control, News, Order, Settings};
 use super::daemon::{self, Daemon};
 use super::guard::Guard;
+use super::model::{Model, Report};
 use super::owner::Owner;
+use super::proxy::Proxy;
 use super::server::{Gateway, Listener, States};
-use super::terraform::{Report, Terraform};
+use super::terraform::Terraform;
 use super::work::Work;
 use crate::launch;
 
@@ -128,24 +131,28 @@ fn serve(control: &Arc<Control>) -> Result<(), Failure> {
     daemon::watch_locks(&daemon, {
         let (work, remark) = (Arc::clone(&work), Arc::clone(&remark));
         move |id, why| {
-            work.unlocked(id);
+            work.lost(id);
             remark(&format!("lock {id} is lost: {why}; writes under it are refused"));
         }
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(failed)?;
     let served = runtime.block_on(async {
         let listener = Listener::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?);
+        let model = Arc::new(Model {
+            backend: daemon,
+            work: Arc::clone(&work),
+            under: settings.under,
+            labels: settings.labels,
+            program: settings.program,
+            report: remark,
+        });
         let gateway = Arc::new(Gateway {
             guard: Guard::new(listener.hosts()?, settings.credential),
-            states: States::One(settings.state),
-            terraform: Terraform {
-                backend: daemon,
-                work: Arc::clone(&work),
-                under: settings.under,
-                labels: settings.labels,
-                program: settings.program,
-                report: remark,
-            },
+            states: settings.state.map_or(States::None, States::One),
+            terraform: Terraform { model: Arc::clone(&model) },
+            aws: settings.keys.map(|keys| Aws::new(Arc::clone(&model), keys)),
+            proxy: settings.proxy.map(|proxy| Proxy::new(proxy.upstream.as_deref())),
+            model,
             memory: Memory::new(),
         });
         control.send(&News::Serving { port: listener.port()?, socket }, None)?;

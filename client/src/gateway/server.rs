@@ -7,31 +7,33 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use stated_shared::{StateName, Timestamp};
+use stated_shared::StateName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
-use super::answer::Answer;
+use super::aws::{self, Aws, Claim, Keys};
 use super::backend::Backend;
 use super::body::Memory;
 use super::guard::Guard;
+use super::model::Model;
 use super::owner::{ClientSocket, Owner};
-use super::percent;
-use super::terraform::{Call, Terraform, Verb};
+use super::proxy::{PassedBody, Proxy, is_for_proxy, is_own};
+use super::terraform::{self, Call, STATE_PATH, Terraform};
+use super::timestamp;
 
-/// Where states are found: this, then the percent-encoded name.
-pub const STATE_PATH: &str = "/v1/state/";
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may take to send a request's head, or be idle.
@@ -91,6 +93,8 @@ impl Peer {
 /// Which states a gateway serves.
 #[derive(Debug, Clone)]
 pub enum States {
+    /// None: the protocol is not in use.
+    None,
     /// The one of a run.
     One(StateName),
     /// Every one.
@@ -103,8 +107,14 @@ pub struct Gateway<B> {
     pub guard: Guard,
     /// Which states it serves.
     pub states: States,
-    /// What it makes of them.
+    /// What its requests mean.
+    pub model: Arc<Model<B>>,
+    /// What it makes of those of Terraform's `http` backend.
     pub terraform: Terraform<B>,
+    /// What it makes of those of AWS clients, where it serves them.
+    pub aws: Option<Aws<B>>,
+    /// What it passes on of plain http, where it is a proxy of that.
+    pub proxy: Option<Proxy>,
     /// The memory for bodies.
     pub memory: Memory,
 }
@@ -138,7 +148,7 @@ impl<B: Backend> Gateway<B> {
             let (gateway, closing) = (Arc::clone(&self), closing.subscribe());
             connections.spawn(async move {
                 let _place = place;
-                let _busy = gateway.terraform.work.begin();
+                let _busy = gateway.model.work.begin();
                 match accepted {
                     Accepted::Tcp(stream, client, server) => {
                         let peer = spawn_blocking(move || Peer::of_tcp(client, server, own)).await.ok().flatten();
@@ -183,47 +193,96 @@ impl<B: Backend> Gateway<B> {
         let _ = connection.await;
     }
 
-    async fn answer(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        match self.try_answer(peer, request).await {
-            Ok(answer) | Err(answer) => answer.into_response(),
+    async fn answer(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Response<PassedBody> {
+        if is_for_proxy(request.method(), request.uri())
+            && let Some(proxy) = &self.proxy
+        {
+            if !self.guard.is_known(request.headers(), PROXY_AUTHORIZATION) {
+                return unknown_to_proxy();
+            }
+            if !is_own(request.uri()) {
+                return proxy.forward(request).await;
+            }
+            let (head, body) = request.into_parts();
+            return self.answer_aws(Keys::Constant, peer, head, body).await.into_response().map(Either::Left);
         }
+        let (head, body) = request.into_parts();
+        let response = if self.aws.is_some() && is_for_aws(&head) {
+            self.answer_aws(Keys::Run, peer, head, body).await.into_response()
+        } else {
+            match self.answer_terraform(peer, head, body).await {
+                Ok(answer) | Err(answer) => answer.into_response(),
+            }
+        };
+        response.map(Either::Left)
     }
 
-    async fn try_answer(self: Arc<Self>, peer: Peer, request: Request<Incoming>) -> Result<Answer, Answer> {
-        let (head, body) = request.into_parts();
+    async fn answer_terraform(
+        self: Arc<Self>,
+        peer: Peer,
+        head: Parts,
+        body: Incoming,
+    ) -> Result<terraform::Answer, terraform::Answer> {
+        use terraform::Answer;
         self.guard.check(&head.uri, &head.headers).map_err(|refusal| Answer::text(refusal.status(), refusal))?;
-        let state = self.state(head.uri.path())?;
-        let verb = verb(&head.method)?;
+        let state = terraform::state(head.uri.path(), &self.states)?;
+        let verb = terraform::verb(&head.method)?;
         let body = self.memory.read(body, &head.headers, verb.body_len_max()).await;
         let body = body.map_err(|error| Answer::text(error.status(), error))?;
-        let id = id(&head.uri);
-        let busy = self.terraform.work.begin();
+        let id = terraform::lock_id(&head.uri);
+        let busy = self.model.work.begin();
         let answered = spawn_blocking(move || {
             // A request that was read is done, also where its sender has gone meanwhile.
             let (_busy, mut body) = (busy, body);
             let owner = if verb.needs_owner() { peer.owner() } else { None };
-            let now = now();
+            let now = timestamp(SystemTime::now());
             let bytes = std::mem::take(&mut body.bytes);
             self.terraform.answer(&mut Call { verb, state, id, body: bytes, owner, now })
         });
         answered.await.map_err(|_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the gateway failed, see its log"))
     }
 
-    fn state(&self, path: &str) -> Result<StateName, Answer> {
-        let bad = |what: &dyn std::fmt::Display| Answer::text(StatusCode::BAD_REQUEST, what);
-        let Some(encoded) = path.strip_prefix(STATE_PATH) else {
-            return Err(bad(&format_args!("states are found below {STATE_PATH}")));
-        };
-        let name = percent::decode(encoded).ok_or_else(|| bad(&"the path is not percent-encoded UTF-8"))?;
-        let name = StateName::parse(&name).map_err(|error| bad(&error))?;
-        match &self.states {
-            // Not 404: Terraform would take it for an empty state.
-            States::One(only) if *only != name => {
-                Err(Answer::text(StatusCode::FORBIDDEN, format_args!("this gateway serves {only} only")))
-            }
-            _ => Ok(name),
+    async fn answer_aws(self: Arc<Self>, keys: Keys, peer: Peer, head: Parts, body: Incoming) -> aws::Answer {
+        let failed = || aws::Answer::empty(StatusCode::INTERNAL_SERVER_ERROR);
+        if let Err(refusal) = Guard::check_browser(&head.headers) {
+            return aws::Answer::of(refusal.status(), "text/plain", refusal.to_string());
         }
+        let admitted = match &self.aws {
+            Some(aws) => aws.admit(&head, keys, SystemTime::now()),
+            None => return failed(),
+        };
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(answer) => return *answer,
+        };
+        let body = match self.memory.read(body, &head.headers, admitted.body_len_max).await {
+            Ok(body) => body,
+            Err(error) => return admitted.unread(&error),
+        };
+        let busy = self.model.work.begin();
+        let answered = spawn_blocking(move || {
+            let (_busy, mut body) = (busy, body);
+            let bytes = std::mem::take(&mut body.bytes);
+            let aws = self.aws.as_ref()?;
+            Some(aws.answer(admitted, &head, bytes, &|| peer.owner(), SystemTime::now()))
+        });
+        answered.await.ok().flatten().unwrap_or_else(failed)
     }
+}
+
+/// The answer to who may not use the proxy.
+fn unknown_to_proxy() -> Response<PassedBody> {
+    let text = "the proxy needs this run's username and password\n";
+    let mut response = Response::new(Either::Left(Full::new(Bytes::from_static(text.as_bytes()))));
+    *response.status_mut() = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+    response.headers_mut().insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"stated\""));
+    response
+}
+
+/// Whether a request is meant for S3, DynamoDB or STS: it is signed as theirs are, or looks like an object's.
+fn is_for_aws(head: &Parts) -> bool {
+    Claim::is_made(&head.headers)
+        || !(head.uri.path().starts_with(STATE_PATH) || head.headers.contains_key(AUTHORIZATION))
 }
 
 enum Accepted {
@@ -288,30 +347,6 @@ impl std::str::FromStr for Address {
     }
 }
 
-fn verb(method: &Method) -> Result<Verb, Answer> {
-    match method.as_str() {
-        "GET" => Ok(Verb::Read),
-        "POST" | "PUT" => Ok(Verb::Write),
-        "DELETE" => Ok(Verb::Remove),
-        "LOCK" => Ok(Verb::Lock),
-        "UNLOCK" => Ok(Verb::Unlock),
-        _ => Err(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "this method means nothing here")),
-    }
-}
-
-/// The `ID` that Terraform puts into the query of a write.
-fn id(uri: &Uri) -> Option<String> {
-    let pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
-    let (_, value) = pairs.into_iter().find(|(key, _)| *key == "ID")?;
-    // What does not decode is no lock ID, and is refused as such.
-    Some(percent::decode(value).unwrap_or_default())
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod address_tests {
     use super::*;
@@ -324,14 +359,5 @@ mod address_tests {
         for text in ["0.0.0.0:80", "[::]:80", "192.168.0.1:80", "localhost:80", "unix:", "", ":80", "127.0.0.1"] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn the_lock_id_is_found_in_the_query() {
-        let id = |uri: &str| id(&uri.parse().unwrap());
-        assert_eq!(id("/x?a=b&ID=9f-2c").as_deref(), Some("9f-2c"));
-        assert_eq!(id("/x?ID=a%20b").as_deref(), Some("a b"));
-        assert_eq!(id("/x?id=1"), None);
-        assert_eq!(id("/x"), None);
     }
 }

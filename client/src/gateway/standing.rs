@@ -15,8 +15,9 @@ use super::Credential;
 use super::body::Memory;
 use super::daemon::{self, Daemon};
 use super::guard::Guard;
+use super::model::{Model, Report};
 use super::server::{Address, Gateway, Listener, States};
-use super::terraform::{Report, Terraform};
+use super::terraform::Terraform;
 use super::work::Work;
 use crate::ConnectOptions;
 
@@ -45,7 +46,7 @@ impl Standing {
         daemon::watch_locks(&daemon, {
             let (work, report) = (Arc::clone(&work), Arc::clone(&self.report));
             move |id, why| {
-                work.unlocked(id);
+                work.lost(id);
                 report(&format!("lock {id} is lost: {why}; writes under it are refused"));
             }
         });
@@ -57,17 +58,21 @@ impl Standing {
             let _place = Place(&self.address);
             let hosts = listener.hosts().map_err(failed)?;
             ready(&Bound { host: hosts.first().cloned().unwrap_or_default() })?;
+            let model = Arc::new(Model {
+                backend: daemon,
+                work: Arc::clone(&work),
+                under: self.under,
+                labels: Default::default(),
+                program: "terraform".to_owned(),
+                report: self.report,
+            });
             let gateway = Arc::new(Gateway {
                 guard: Guard::new(hosts, self.credential),
                 states: self.states,
-                terraform: Terraform {
-                    backend: daemon,
-                    work: Arc::clone(&work),
-                    under: self.under,
-                    labels: Default::default(),
-                    program: "terraform".to_owned(),
-                    report: self.report,
-                },
+                terraform: Terraform { model: Arc::clone(&model) },
+                aws: None,
+                proxy: None,
+                model,
                 memory: Memory::new(),
             });
             let end = async {

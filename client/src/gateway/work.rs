@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::model::FindOwner;
 use super::owner::Owner;
 
 /// A lock that was taken through this gateway.
@@ -23,6 +24,9 @@ pub struct Held {
     /// The process that it is tied to; a lease where absent, which lives without a gateway too.
     pub process: Option<Owner>,
 }
+
+/// Lost locks that are remembered; each guards against one process that does not know of its loss yet.
+const LOST_MAX: usize = 1024;
 
 /// The work of one gateway.
 #[derive(Debug, Default)]
@@ -37,6 +41,8 @@ struct Present {
     attended: bool,
     child: Option<Owner>,
     locks: BTreeMap<LockId, Held>,
+    /// Locks that were taken from their holders, which may still write as if they had them.
+    lost: BTreeMap<LockId, Held>,
     /// Requests that are not answered, and connections that are not closed.
     open: usize,
 }
@@ -76,12 +82,55 @@ impl Work {
 
     /// A lock was taken.
     pub fn locked(&self, id: LockId, held: Held) {
-        self.change(|now| now.locks.insert(id, held));
+        self.change(|now| {
+            now.lost.retain(|lost, was| *lost != id && (was.state != held.state || was.pid() != held.pid()));
+            now.locks.insert(id, held)
+        });
     }
 
-    /// A lock was given back, broken or lost.
+    /// A lock was given back by its holder.
     pub fn unlocked(&self, id: &LockId) {
-        self.change(|now| now.locks.remove(id));
+        self.change(|now| {
+            now.lost.remove(id);
+            now.locks.remove(id)
+        });
+    }
+
+    /// A lock was broken, or ended by itself.
+    pub fn lost(&self, id: &LockId) {
+        self.change(|now| {
+            if let Some(held) = now.locks.remove(id) {
+                if now.lost.len() == LOST_MAX {
+                    now.lost.pop_first();
+                }
+                now.lost.insert(id.clone(), held);
+            }
+        });
+    }
+
+    /// The grant that a write without a lock ID relies on: the one that the writer took for this state through this
+    /// gateway, also where that was lost meanwhile, so that the daemon refuses the write.
+    ///
+    /// The writer is the process that took it, or a descendant of that; where no process could be told it is whoever
+    /// cannot be told either. `find` is asked only where there is such a grant at all.
+    pub fn relied_on(&self, state: &StateName, find: FindOwner<'_>) -> Option<LockId> {
+        let (candidates, child) = {
+            let now = self.present();
+            // What is held comes before what was lost.
+            let all = now.locks.iter().chain(&now.lost).filter(|(_, held)| held.state == *state);
+            let all: Vec<_> = all.map(|(id, held)| (id.clone(), held.process.clone())).collect();
+            (all, now.child.as_ref().map(|child| child.pid))
+        };
+        if candidates.is_empty() {
+            return None;
+        }
+        let writer = find();
+        let is_writers = |process: &Option<Owner>| match (process, &writer) {
+            (Some(process), Some(writer)) => writer.is_or_descends_from(process.pid),
+            (Some(process), None) => Some(process.pid) == child,
+            (None, writer) => writer.is_none(),
+        };
+        candidates.into_iter().find(|(_, process)| is_writers(process)).map(|(id, _)| id)
     }
 
     /// A lock that was taken here and not given back.
@@ -104,8 +153,8 @@ impl Work {
             let changed = self.changed.notified();
             let (over, processes) = {
                 let now = self.present();
-                let processes = now.processes();
-                (!now.attended && processes.is_empty() && now.open == 0, processes)
+                let is_idle = now.child.is_none() && now.locks.values().all(|held| held.process.is_none());
+                (!now.attended && is_idle && now.open == 0, now.processes())
             };
             if over {
                 return;
@@ -127,7 +176,8 @@ impl Work {
     fn forget(&self, pid: u32) {
         self.change(|now| {
             now.child.take_if(|child| child.pid == pid);
-            now.locks.retain(|_, held| held.process.as_ref().is_none_or(|process| process.pid != pid));
+            now.locks.retain(|_, held| held.pid() != Some(pid));
+            now.lost.retain(|_, held| held.pid() != Some(pid));
         });
     }
 
@@ -141,10 +191,17 @@ impl Work {
     }
 }
 
+impl Held {
+    fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.pid)
+    }
+}
+
 impl Present {
     /// Every process that counts, once.
     fn processes(&self) -> Vec<Owner> {
-        let all = self.locks.values().filter_map(|held| held.process.as_ref()).chain(&self.child);
+        let held = self.locks.values().chain(self.lost.values());
+        let all = held.filter_map(|held| held.process.as_ref()).chain(&self.child);
         let by_pid: BTreeMap<u32, &Owner> = all.map(|process| (process.pid, process)).collect();
         by_pid.into_values().cloned().collect()
     }

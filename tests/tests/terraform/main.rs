@@ -18,3 +18,4 @@ mod names;
 mod project;
 mod proxy;
 mod restarts;
+mod s3;

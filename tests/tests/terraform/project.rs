@@ -16,6 +16,21 @@ pub fn host() -> Option<Host> {
     tool("terraform").then(Host::new)
 }
 
+/// The state of projects whose backend is [`S3_BACKEND`].
+pub const S3_STATE: &str = "my-terraform-state-bucket/terraform/state.tfstate";
+
+/// A block as it stands in many configurations, unchanged.
+pub const S3_BACKEND: &str = r#"terraform {
+  backend "s3" {
+    bucket         = "my-terraform-state-bucket"
+    key            = "terraform/state.tfstate"
+    region         = "us-west-2"
+    encrypt        = true
+    dynamodb_table = "terraform-lock"
+  }
+}
+"#;
+
 /// The backend block that is all a configuration needs.
 pub const BACKEND: &str = "terraform {\n  backend \"http\" {}\n}\n";
 
@@ -40,6 +55,8 @@ pub struct Project<'h> {
     host: &'h Host,
     dir: PathBuf,
     state: String,
+    /// Whether the state is named on the command line.
+    is_named: bool,
     uid: Option<u32>,
 }
 
@@ -63,7 +80,21 @@ impl<'h> Project<'h> {
     pub fn bare(host: &'h Host, name: &str, state: &str) -> Self {
         let dir = host.path("w").join(name);
         fs::create_dir_all(&dir).expect("a directory");
-        Self { host, dir, state: state.to_owned(), uid: None }
+        Self { host, dir, state: state.to_owned(), is_named: true, uid: None }
+    }
+
+    /// An initialised directory of this name with this `s3` backend, for [`S3_STATE`].
+    #[track_caller]
+    pub fn s3(host: &'h Host, name: &str, backend: &str) -> Self {
+        let project = Self::bare_s3(host, name);
+        project.write("main.tf", &format!("{backend}{}", resources()));
+        project.terraform(["init"]).run().ok();
+        project
+    }
+
+    /// An empty directory of this name, for [`S3_STATE`].
+    pub fn bare_s3(host: &'h Host, name: &str) -> Self {
+        Self { is_named: false, ..Self::bare(host, name, S3_STATE) }
     }
 
     /// Does everything as this user from here on, whom the host's directories must belong to.
@@ -102,8 +133,8 @@ impl<'h> Project<'h> {
 
     /// As [`Project::exec`], with more options.
     pub fn exec_with(&self, options: &[&str], args: &[&str]) -> Call {
-        let head = ["exec", "--state", &self.state];
-        self.statectl(&[&head, options, &["--"], args].concat())
+        let head: &[&str] = if self.is_named { &["exec", "--state", &self.state] } else { &["exec"] };
+        self.statectl(&[head, options, &["--"], args].concat())
     }
 
     /// `terraform` under `statectl exec`.
@@ -172,9 +203,16 @@ impl<'h> Project<'h> {
     /// Checks that nothing is held and nothing was left behind.
     #[track_caller]
     pub fn is_settled(&self) {
+        self.is_settled_beside(&[]);
+    }
+
+    /// As [`Project::is_settled`], where these files are meant to be there.
+    #[track_caller]
+    pub fn is_settled_beside(&self, files: &[&str]) {
         assert_eq!(self.statectl(&["locks"]).run().ok().text(), "");
         assert!(!self.has_errored(), "an errored.tfstate was left");
-        assert!(!self.dir.join("terraform.tfstate").exists(), "a state was left in the directory");
+        let is_left = |file: &str| self.dir.join(file).exists() && !files.contains(&file);
+        assert!(!is_left("terraform.tfstate"), "a state was left in the directory");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 
 /// How far a request got.
@@ -24,7 +25,7 @@ pub enum Fate {
     Cut,
 }
 
-/// Decides on a request by its method, at each moment.
+/// Decides on a request by its method, or by its operation where it is one of DynamoDB, at each moment.
 pub type Plot = Box<dyn FnMut(&str, Moment) -> Fate + Send>;
 
 /// Puts this proxy (`$PROXY`) into Terraform's addresses; the gateway's port becomes the first part of the path.
@@ -49,17 +50,44 @@ pub fn start(mut plot: Plot) -> SocketAddr {
     address
 }
 
+/// As [`start`], before the gateway whose address is in a file, changing no byte of requests: they are signed.
+pub fn start_before(gateway: &Path, mut plot: Plot) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let gateway = gateway.to_owned();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut client = BufReader::new(stream.expect("a connection"));
+            let Some(request) = read_message(&mut client) else { continue };
+            let gateway = std::fs::read_to_string(&gateway).expect("the gateway's address");
+            let _ = pass_to(client, &operation(&request), &gateway, &request, &mut plot);
+        }
+    });
+    address
+}
+
+/// The operation of DynamoDB, else the method.
+fn operation(request: &[u8]) -> String {
+    let text = String::from_utf8_lossy(request);
+    let target = text.lines().find_map(|line| line.strip_prefix("X-Amz-Target: DynamoDB_20120810."));
+    target.or_else(|| text.split(' ').next()).unwrap_or_default().to_owned()
+}
+
 /// Passes one request and its answer on; `None` where either got lost.
 fn pass(client: TcpStream, plot: &mut Plot) -> Option<()> {
     let mut client = BufReader::new(client);
     let request = read_message(&mut client)?;
     let (method, gateway, request) = redirected(&request)?;
-    let mut go_on = |moment| (plot(&method, moment) == Fate::Pass).then_some(());
+    pass_to(client, &method, &gateway, &request, plot)
+}
+
+fn pass_to(client: BufReader<TcpStream>, what: &str, gateway: &str, request: &[u8], plot: &mut Plot) -> Option<()> {
+    let mut go_on = |moment| (plot(what, moment) == Fate::Pass).then_some(());
     go_on(Moment::Arrived)?;
-    let mut server = TcpStream::connect(&gateway).ok()?;
-    server.write_all(&request).ok()?;
+    let mut server = TcpStream::connect(gateway).ok()?;
+    server.write_all(request).ok()?;
     go_on(Moment::Sent)?;
-    let answer = read_message(&mut BufReader::new(server))?;
+    let answer = read_answer(&mut BufReader::new(server), request.starts_with(b"HEAD "))?;
     go_on(Moment::Answered)?;
     let (head, rest) = answer.split_at(answer.iter().position(|byte| *byte == b'\n')? + 1);
     let answer = [head, b"Connection: close\r\n", rest].concat();
@@ -84,6 +112,11 @@ fn redirected(request: &[u8]) -> Option<(String, String, Vec<u8>)> {
 
 /// Reads one message with its body.
 fn read_message(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+    read_answer(stream, false)
+}
+
+/// As [`read_message`]; the answer to a HEAD has no body, whatever it says of its length.
+fn read_answer(stream: &mut BufReader<TcpStream>, to_head: bool) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     let (mut length, mut chunked) = (0, false);
     loop {
@@ -99,6 +132,9 @@ fn read_message(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
         if line == "\r\n" {
             break;
         }
+    }
+    if to_head {
+        return Some(message);
     }
     if chunked {
         while !message.ends_with(b"0\r\n\r\n") {

@@ -1,8 +1,11 @@
 //! The gateway over real connections, before a daemon in memory.
 
+mod aws;
 mod cutter;
 mod protocol;
+mod proxied;
 mod real_terraform;
+mod s3;
 mod wire;
 
 use std::io::{Read as _, Write as _};
@@ -16,9 +19,12 @@ use stated_shared::{LockId, StateName};
 use tokio::sync::oneshot;
 
 use super::Credential;
+use super::aws::Aws;
 use super::body::Memory;
 use super::fake::Fake;
 use super::guard::Guard;
+use super::model::Model;
+use super::proxy::Proxy;
 use super::server::{Gateway, Listener, States};
 use super::terraform::Terraform;
 use super::work::Work;
@@ -67,17 +73,21 @@ impl Rig {
         hosts.push(address.to_string());
         let credential = Credential { username: "stated".into(), password: PASSWORD.into() };
         let report = Arc::clone(&reports);
+        let model = Arc::new(Model {
+            backend: Arc::clone(&fake),
+            work: Arc::clone(&work),
+            under: plan.under,
+            labels: [("directory".to_owned(), "build-7:/srv/infra".to_owned())].into(),
+            program: "terraform".into(),
+            report: Arc::new(move |text| report.lock().unwrap().push(text.to_owned())),
+        });
         let gateway = Arc::new(Gateway {
             guard: Guard::new(hosts, credential),
             states: plan.states,
-            terraform: Terraform {
-                backend: Arc::clone(&fake),
-                work: Arc::clone(&work),
-                under: plan.under,
-                labels: [("directory".to_owned(), "build-7:/srv/infra".to_owned())].into(),
-                program: "terraform".into(),
-                report: Arc::new(move |text| report.lock().unwrap().push(text.to_owned())),
-            },
+            terraform: Terraform { model: Arc::clone(&model) },
+            aws: Some(Aws::new(Arc::clone(&model), aws::keys())),
+            proxy: Some(Proxy::new(None)),
+            model,
             memory: Memory::new(),
         });
         let thread = std::thread::spawn(move || {

@@ -74,7 +74,7 @@ fn a_refused_lock_names_its_holder() {
     assert_eq!(refused.status, 423);
     let document = refused.json();
     let id = document["ID"].as_str().unwrap();
-    assert!(id.starts_with(&format!("{A} held by alice@build-7 (pid 4211) for apply since ")), "{id}");
+    assert!(id.starts_with(&format!("{A} held by alice@build-7 (pid 4200001) for apply since ")), "{id}");
     assert_eq!(document["Who"], "alice@laptop");
     assert_eq!(document["Operation"], "OperationTypeApply");
     assert_eq!(rig.reports(), [] as [String; 0], "Terraform prints it");
@@ -224,14 +224,15 @@ fn what_makes_no_sense_is_refused() {
 #[test]
 fn a_lock_of_a_process_that_cannot_be_traced_is_a_lease() {
     let fake = Arc::new(Fake::default());
-    let terraform = Terraform {
+    let model = Arc::new(Model {
         backend: Arc::clone(&fake),
         work: Arc::default(),
         under: None,
         labels: Default::default(),
         program: "terraform".into(),
         report: Arc::new(|text| panic!("{text}")),
-    };
+    });
+    let terraform = Terraform { model: Arc::clone(&model) };
     let ask = |verb, id: Option<&str>, body: String| {
         let (id, body) = (id.map(str::to_owned), body.into_bytes());
         let mut call = Call { verb, state: state_name("prod"), id, body, owner: None, now: Timestamp(0) };
@@ -246,7 +247,7 @@ fn a_lock_of_a_process_that_cannot_be_traced_is_a_lease() {
     assert_eq!(fake.renewals(), 2, "each request that names it extends it");
 
     // Where there is a child of the run, that one keeps the lock.
-    terraform.work.has_child(Owner::open(std::process::id()).unwrap());
+    model.work.has_child(Owner::open(std::process::id()).unwrap());
     assert_eq!(ask(Verb::Unlock, None, lock_document(A)), 200);
     assert_eq!(ask(Verb::Lock, None, lock_document(B)), 200);
     let asked = fake.asked().pop().unwrap();

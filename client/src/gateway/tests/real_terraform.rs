@@ -109,7 +109,7 @@ fn terraform_prints_the_holder_and_its_id_unlocks() {
     let refused = desk.run(&["plan", "-no-color"]);
     let stderr = String::from_utf8(refused.stderr).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(!refused.status.success());
-    let truth = "9f2c41aa-0000-4000-8000-00000000000a held by alice@build-7 (pid 4211) for apply since";
+    let truth = "9f2c41aa-0000-4000-8000-00000000000a held by alice@build-7 (pid 4200001) for apply since";
     assert!(stderr.contains(truth), "{stderr}");
 
     desk.succeeds(&["force-unlock", "-force", "9f2c41aa-0000-4000-8000-00000000000a"]);

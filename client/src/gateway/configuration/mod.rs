@@ -2,20 +2,43 @@
 //!
 //! Not a parser of HCL: it knows comments, strings, here-documents and braces, which is enough to find the block.
 
+mod initialized;
+mod providers;
+mod tokens;
+
+use std::collections::BTreeMap;
 use std::fs;
-use std::iter::Peekable;
 use std::path::Path;
-use std::str::Chars;
 
 use serde_json::Value;
+
+pub use initialized::Initialized;
+pub use providers::names_aws;
+use tokens::{Token, tokens};
 
 /// A backend as a configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedBackend {
     /// `http`, `s3` …; `cloud` for a cloud block.
     pub kind: String,
+    /// What the block sets, with the value where that is a plain string.
+    pub settings: BTreeMap<String, Option<String>>,
+}
+
+impl NamedBackend {
+    fn new(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), settings: BTreeMap::new() }
+    }
+
     /// Whether the block holds an address of its own, which counts more than the environment.
-    pub has_address: bool,
+    pub fn has_address(&self) -> bool {
+        self.settings.contains_key("address")
+    }
+
+    /// A plain string that the block sets.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name)?.as_deref()
+    }
 }
 
 /// What was found in a directory.
@@ -33,11 +56,7 @@ impl Configuration {
         let mut found = Self::default();
         let Ok(entries) = fs::read_dir(directory) else { return found };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_json = name.ends_with(".tf.json") || name.ends_with(".tofu.json");
-            if !is_json && !name.ends_with(".tf") && !name.ends_with(".tofu") {
-                continue;
-            }
+            let Some(is_json) = is_configuration(&path) else { continue };
             found.exists = true;
             let text = fs::read_to_string(&path).unwrap_or_default();
             let backend = if is_json { backend_of_json(&text) } else { backend_of_hcl(&text) };
@@ -45,6 +64,35 @@ impl Configuration {
         }
         found
     }
+}
+
+/// Whether a file is part of a configuration, and then whether it is JSON.
+fn is_configuration(path: &Path) -> Option<bool> {
+    let name = path.file_name()?.to_str()?;
+    match name.ends_with(".tf.json") || name.ends_with(".tofu.json") {
+        true => Some(true),
+        false => (name.ends_with(".tf") || name.ends_with(".tofu")).then_some(false),
+    }
+}
+
+/// Every name and every string of a JSON document.
+fn json_strings(text: &str) -> Vec<String> {
+    let mut strings = Vec::new();
+    let mut left: Vec<Value> = serde_json::from_str(text).into_iter().collect();
+    while let Some(value) = left.pop() {
+        match value {
+            Value::String(text) => strings.push(text),
+            Value::Array(values) => left.extend(values),
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    strings.push(name);
+                    left.push(value);
+                }
+            }
+            _ => {}
+        }
+    }
+    strings
 }
 
 fn backend_of_json(text: &str) -> Option<NamedBackend> {
@@ -59,14 +107,19 @@ fn backend_of_json(text: &str) -> Option<NamedBackend> {
     let backends = terraform.iter().filter_map(|block| block.get("backend")).flat_map(blocks);
     let named = backends.filter_map(Value::as_object).flatten().next().map(|(kind, body)| NamedBackend {
         kind: kind.clone(),
-        has_address: blocks(body).iter().any(|body| body.get("address").is_some()),
+        settings: blocks(body)
+            .iter()
+            .filter_map(Value::as_object)
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.as_str().map(str::to_owned)))
+            .collect(),
     });
     let cloud = || terraform.iter().any(|block| block.get("cloud").is_some()).then(cloud);
     named.or_else(cloud)
 }
 
 fn cloud() -> NamedBackend {
-    NamedBackend { kind: "cloud".to_owned(), has_address: false }
+    NamedBackend::new("cloud")
 }
 
 fn backend_of_hcl(text: &str) -> Option<NamedBackend> {
@@ -84,7 +137,7 @@ fn backend_of_hcl(text: &str) -> Option<NamedBackend> {
                     (2, [.., Token::Word(word), Token::Text(kind) | Token::Word(kind)])
                         if in_terraform && word == "backend" =>
                     {
-                        backend = Some(NamedBackend { kind: kind.clone(), has_address: false });
+                        backend = Some(NamedBackend::new(kind));
                     }
                     (2, [.., Token::Word(word)]) if in_terraform && word == "cloud" => return Some(cloud()),
                     _ => {}
@@ -99,9 +152,13 @@ fn backend_of_hcl(text: &str) -> Option<NamedBackend> {
                     return backend;
                 }
             }
-            Token::Word(word) if depth == 2 && word == "address" => {
-                if let Some(backend) = &mut backend {
-                    backend.has_address = true;
+            Token::Word(word) if depth == 2 => {
+                if let (Some(backend), Some(Token::Other)) = (&mut backend, tokens.get(index + 1)) {
+                    let value = match tokens.get(index + 2) {
+                        Some(Token::Text(text)) => Some(text.clone()),
+                        _ => None,
+                    };
+                    backend.settings.insert(word.clone(), value);
                 }
             }
             _ => {}
@@ -110,105 +167,12 @@ fn backend_of_hcl(text: &str) -> Option<NamedBackend> {
     backend
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Text(String),
-    Open,
-    Close,
-    Other,
-}
-
-fn tokens(text: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
-    let mut rest = text.chars().peekable();
-    while let Some(c) = rest.next() {
-        match c {
-            '#' => skip_line(&mut rest),
-            '/' if rest.peek() == Some(&'/') => skip_line(&mut rest),
-            '/' if rest.peek() == Some(&'*') => {
-                let mut last = ' ';
-                rest.next();
-                rest.by_ref().find(|&c| std::mem::replace(&mut last, c) == '*' && c == '/');
-            }
-            '<' if rest.peek() == Some(&'<') => {
-                rest.next();
-                skip_heredoc(&mut rest);
-            }
-            '"' => tokens.push(Token::Text(string(&mut rest))),
-            '{' => tokens.push(Token::Open),
-            '}' => tokens.push(Token::Close),
-            c if c.is_alphanumeric() || c == '_' => {
-                let mut word = String::from(c);
-                while let Some(c) = rest.next_if(|&c| c.is_alphanumeric() || c == '_' || c == '-') {
-                    word.push(c);
-                }
-                tokens.push(Token::Word(word));
-            }
-            c if c.is_whitespace() => {}
-            _ => tokens.push(Token::Other),
-        }
-    }
-    tokens
-}
-
-fn skip_line(rest: &mut Peekable<Chars<'_>>) {
-    rest.by_ref().find(|&c| c == '\n');
-}
-
-/// Reads to the closing quote; a template may hold strings of its own.
-fn string(rest: &mut Peekable<Chars<'_>>) -> String {
-    let mut text = String::new();
-    // What is open: a string or, within one, the braces of a template.
-    let mut open = vec!['"'];
-    while let Some(c) = rest.next() {
-        let in_string = open.last() == Some(&'"');
-        match c {
-            '\\' if in_string => {
-                rest.next();
-            }
-            '"' if in_string => {
-                open.pop();
-                if open.is_empty() {
-                    break;
-                }
-            }
-            '"' => open.push('"'),
-            '$' | '%' if in_string && rest.peek() == Some(&'{') => {
-                rest.next();
-                open.push('{');
-            }
-            '{' if !in_string => open.push('{'),
-            '}' if !in_string => {
-                open.pop();
-            }
-            c if open.len() == 1 => text.push(c),
-            _ => {}
-        }
-    }
-    text
-}
-
-fn skip_heredoc(rest: &mut Peekable<Chars<'_>>) {
-    let line = |rest: &mut Peekable<Chars<'_>>| -> Option<String> {
-        rest.peek()?;
-        Some(rest.by_ref().take_while(|&c| c != '\n').collect())
-    };
-    let Some(first) = line(rest) else { return };
-    let end = first.trim_start_matches('-').trim().to_owned();
-    while let Some(line) = line(rest) {
-        if line.trim() == end {
-            return;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn backend(text: &str) -> Option<(String, bool)> {
-        backend_of_hcl(text).map(|backend| (backend.kind, backend.has_address))
+        backend_of_hcl(text).map(|backend| (backend.kind.clone(), backend.has_address()))
     }
 
     #[test]
@@ -222,6 +186,15 @@ mod tests {
             backend("terraform {\n backend \"s3\" {\n lock = { address = 1 }\n }\n}"),
             Some(("s3".into(), false))
         );
+    }
+
+    #[test]
+    fn the_blocks_settings_are_read() {
+        let text =
+            "terraform {\n backend \"s3\" {\n  bucket = \"b-1\"\n  key = \"a/${x}\" # why\n  encrypt = true\n }\n}";
+        let found = backend_of_hcl(text).unwrap();
+        assert_eq!((found.setting("bucket"), found.setting("encrypt")), (Some("b-1"), None));
+        assert_eq!(found.settings.keys().collect::<Vec<_>>(), ["bucket", "encrypt", "key"]);
     }
 
     #[test]
@@ -257,7 +230,7 @@ mod tests {
         assert_eq!(Configuration::read(room.path()), Configuration { exists: true, backend: None });
         let json = r#"{"terraform": [{"backend": {"http": {"address": "http://x"}}}]}"#;
         fs::write(room.path().join("backend.tf.json"), json).unwrap();
-        let found = NamedBackend { kind: "http".into(), has_address: true };
-        assert_eq!(Configuration::read(room.path()).backend, Some(found));
+        let found = Configuration::read(room.path()).backend.unwrap();
+        assert_eq!((found.kind.as_str(), found.setting("address")), ("http", Some("http://x")));
     }
 }

@@ -1,24 +1,27 @@
 //! `exec`: run a command whose Terraform finds its state here.
 
+mod route;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use rustix::process::Pid;
 use stated_shared::{Failure, FailureKind, LockId, Reply, Request, Selector, StateName};
 
 use super::child::{self, Signals};
 use super::{Context, args, failure};
 use crate::gateway::configuration::Configuration;
-use crate::gateway::control::Settings;
+use crate::gateway::control::{ProxySettings, Settings};
 use crate::gateway::default_name::{Repository, default_name};
 use crate::gateway::owner::Owner;
 use crate::gateway::process::GatewayProcess;
 use crate::gateway::{Credential, DIRECTORY_LABEL, directory_label, environment};
 use crate::printable::printable;
+use route::{Protocol, Route, Surroundings};
 
 /// Run a command whose Terraform keeps its state here
 #[derive(Debug, Args)]
@@ -26,22 +29,28 @@ use crate::printable::printable;
   statectl exec -- terraform apply                        the state is named after the repository
   statectl exec --state example/network -- tofu plan
   statectl lock example/network -- statectl exec --state example/network -- make deploy
+  statectl exec --protocol s3 -- sh -c 'aws s3 cp …'      an AWS client without a configuration
 
-The configuration needs an empty block:
+A configuration with an s3 backend runs as it is: its state is BUCKET/KEY. Another one needs an empty block:
 
   terraform {
     backend \"http\" {}
   }
 
 The command finds TF_HTTP_*, STATED_STATE and STATED_SOCKET in its environment, and its exit code is
-passed through. Where this wrapper is killed, Terraform still saves its state and unlocks.")]
+passed through. With an s3 backend it also finds AWS_ENDPOINT_URL and keys of this run; where the
+configuration uses the aws provider, which would follow these too, it finds TF_CLI_ARGS_init and HTTP_PROXY
+instead. Where this wrapper is killed, Terraform still saves its state and unlocks.")]
 pub(super) struct Exec {
-    /// The state's name [default: the origin remote's host and path, then the directory]
+    /// The state's name for the http backend [default: the origin remote's host and path, then the directory]
     #[arg(long, value_name = "NAME", value_parser = StateName::parse)]
     state: Option<StateName>,
-    /// The protocol that the command's backend speaks
-    #[arg(long, value_name = "NAME", default_value = "http")]
-    protocol: Protocol,
+    /// Lead the command here by this protocol only [default: both, s3 where the directory's backend is s3]
+    #[arg(long, value_name = "NAME")]
+    protocol: Option<Protocol>,
+    /// How an s3 backend is led here [default: by what the directory says]
+    #[arg(long, value_name = "ROUTE")]
+    s3_route: Option<Route>,
     /// A lock that writes rely on [default: $STATED_LOCK_ID]
     #[arg(long, value_name = "ID", value_parser = LockId::parse)]
     lock: Option<LockId>,
@@ -50,37 +59,37 @@ pub(super) struct Exec {
     command: Vec<OsString>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Protocol {
-    /// Terraform's http backend.
-    Http,
-}
-
 impl Exec {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
-        let Protocol::Http = self.protocol;
         let Some((program, arguments)) = self.command.split_first() else {
             return Err(Failure::new(FailureKind::Usage, "no command is given"));
         };
         let tool = Tool::of(program);
         let directory = directory(tool, arguments)?;
         let label = directory_label(&host(), &directory);
-        let state = match self.state {
-            Some(state) => state,
-            None => {
-                let state = name(&directory)?;
-                refuse_foreign(&state, &label, &self.command, context)?;
-                eprintln!("statectl: state {state}");
-                state
+        let surroundings = Surroundings::read(&directory);
+        let route = surroundings.route(self.protocol, self.s3_route);
+        let object = surroundings.object().filter(|_| route.is_some());
+        let state = self.http_state(&directory, &label, surroundings.is_s3() && route.is_some(), context)?;
+        if let Some(route) = route {
+            if let Some(object) = &object {
+                eprintln!("statectl: state {object}");
             }
-        };
-        if tool.is_some() && uses_state(arguments) {
-            advise(&Configuration::read(&directory));
+            eprintln!("statectl: {}", route.told());
+            if surroundings.is_stale(route) && tool.is_some() && !route::reconfigures(arguments) {
+                eprintln!(
+                    "statectl: this directory was initialised to find its state elsewhere; once: \
+                     statectl exec -- terraform init -reconfigure"
+                );
+            }
+        } else if tool.is_some() && uses_state(arguments) {
+            advise(&surroundings.configuration);
         }
 
         let under = args::relied_on(self.lock)?.pop();
-        let credential = Credential::draw()
-            .map_err(|error| Failure::new(FailureKind::Internal, format!("no random numbers: {error}")))?;
+        let no_random = |error| Failure::new(FailureKind::Internal, format!("no random numbers: {error}"));
+        let credential = Credential::draw().map_err(no_random)?;
+        let keys = Credential::draw_keys().map_err(no_random)?;
         let gateway = GatewayProcess::start(Settings {
             socket: context.options.socket.as_deref().map(absolute).transpose()?,
             autostart: context.options.autostart,
@@ -88,23 +97,65 @@ impl Exec {
             exe: context.options.exe.clone(),
             pins: context.options.pins.clone(),
             credential: credential.clone(),
+            keys: route.is_some().then(|| keys.clone()),
+            proxy: (route == Some(Route::Backend)).then(|| ProxySettings { upstream: route::users_proxy() }),
             state: state.clone(),
             under: under.clone(),
             labels: BTreeMap::from([(DIRECTORY_LABEL.to_owned(), label)]),
             program: tool.unwrap_or("terraform").to_owned(),
         })?;
-        let url = environment::state_url(&format!("127.0.0.1:{}", gateway.port()), &state);
-        let preferred = |name: &str| environment::is_preference(name) && std::env::var_os(name).is_some();
+        let address = format!("127.0.0.1:{}", gateway.port());
         let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .envs(environment::for_state(&url, &credential).into_iter().filter(|(name, _)| !preferred(name)))
-            .env("STATED_STATE", state.as_str())
-            .env("STATED_SOCKET", gateway.socket());
+        command.args(arguments).env("STATED_SOCKET", gateway.socket());
+        if let Some(state) = &state {
+            let url = environment::state_url(&address, state);
+            let preferred = |name: &str| environment::is_preference(name) && std::env::var_os(name).is_some();
+            command.envs(environment::for_state(&url, &credential).into_iter().filter(|(name, _)| !preferred(name)));
+        }
+        if let Some(route) = route {
+            route.lead(&mut command, &address, &credential, &keys);
+        }
+        if let Some(state) = object.or(state) {
+            command.env("STATED_STATE", state.as_str());
+        }
         if let Some(under) = &under {
             command.env("STATED_LOCK_ID", under.as_str());
         }
         run(command, &gateway, context)
+    }
+
+    /// The state of the http backend, where that is led here.
+    ///
+    /// Beside an `s3` backend it only counts for a state that moves from one to the other, and is not spoken of.
+    fn http_state(
+        &self,
+        directory: &Path,
+        label: &str,
+        is_beside_s3: bool,
+        context: &Context,
+    ) -> Result<Option<StateName>, Failure> {
+        if self.protocol == Some(Protocol::S3) {
+            return Ok(None);
+        }
+        if let Some(state) = &self.state {
+            return Ok(Some(state.clone()));
+        }
+        let named = name(directory).and_then(|state| {
+            refuse_foreign(&state, label, &self.command, context)?;
+            Ok(state)
+        });
+        match named {
+            Ok(state) => {
+                if !is_beside_s3 {
+                    eprintln!("statectl: state {state}");
+                }
+                Ok(Some(state))
+            }
+            Err(failure) if is_beside_s3 && matches!(failure.kind, FailureKind::Conflict | FailureKind::Usage) => {
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 }
 
@@ -225,7 +276,7 @@ fn advise(configuration: &Configuration) {
             "statectl: this configuration keeps its state elsewhere (backend {:?}); for here: backend \"http\" {{}}",
             backend.kind
         ),
-        Some(backend) if backend.has_address => {
+        Some(backend) if backend.has_address() => {
             eprintln!("statectl: the address in the backend block counts more than this gateway's; remove it");
         }
         _ => {}

@@ -3,27 +3,24 @@
 //! What it sends and accepts was recorded with Terraform 1.11 and read in the sources of others; see docs/gateway.md.
 //! This file knows no socket and no header: a [`Call`] comes in, an [`Answer`] goes out.
 
-use std::collections::BTreeMap;
-use std::os::fd::AsFd as _;
+mod answer;
+mod request;
+
 use std::sync::Arc;
 
 use hyper::StatusCode;
 use stated_shared::limits::LOCK_INFO_LEN_MAX;
-use stated_shared::{
-    Bytes, Change, Commit, Content, Detail, Expect, Failure, FailureKind, Hold, Lock, LockId, LockKind, ProcessRef,
-    SerialRule, StateName, Timestamp, Wait,
-};
+use stated_shared::{Bytes, Content, Detail, Expect, Failure, FailureKind, LockId, Selector, StateName, Timestamp};
 
-use super::answer::Answer;
 use super::backend::Backend;
 use super::lock_document::LockDocument;
+use super::model::{Model, Write};
 use super::owner::Owner;
-use super::work::{Held, Work};
+pub use answer::Answer;
+pub use request::{lock_id, state, verb};
 
-/// How long a lock of a process that cannot be traced outlives the last request that named it, in milliseconds.
-///
-/// Long, because an apply may work for many minutes without a request, and losing its lock would lose its state.
-const LEASE_TTL_MS: u64 = 3_600_000;
+/// Where states are found: this, then the percent-encoded name.
+pub const STATE_PATH: &str = "/v1/state/";
 
 /// What is asked of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,22 +73,9 @@ pub struct Call {
 
 /// Translates one gateway's requests.
 pub struct Terraform<B> {
-    /// The daemon.
-    pub backend: Arc<B>,
-    /// What the gateway lives for.
-    pub work: Arc<Work>,
-    /// A lock of the user's own that covers the run.
-    pub under: Option<LockId>,
-    /// What each version is labelled with.
-    pub labels: BTreeMap<String, String>,
-    /// The program that asks, for messages.
-    pub program: String,
-    /// Told of each failure that Terraform shows nothing of but a number.
-    pub report: Report,
+    /// What they mean.
+    pub model: Arc<Model<B>>,
 }
-
-/// Takes a sentence for the user's eyes.
-pub type Report = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl<B: Backend> Terraform<B> {
     /// Answers one request; blocks as long as the daemon does.
@@ -112,7 +96,7 @@ impl<B: Backend> Terraform<B> {
                 result => result,
             },
             Verb::Lock => self.lock(call),
-            Verb::Unlock if call.body.is_empty() => self.break_every(&call.state),
+            Verb::Unlock if call.body.is_empty() => self.model.break_every(&call.state).map(|()| Answer::done()),
             Verb::Unlock => self.unlock(call),
         };
         result.unwrap_or_else(|failure| {
@@ -127,12 +111,12 @@ impl<B: Backend> Terraform<B> {
             matches!((call.verb, failure.kind), (Verb::Lock, FailureKind::Busy) | (Verb::Read, FailureKind::NotFound));
         if !shown {
             let hint = failure.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-            (self.report)(&format!("{}: {failure}{hint}", call.state));
+            (self.model.report)(&format!("{}: {failure}{hint}", call.state));
         }
     }
 
     fn read(&self, state: &StateName) -> Result<Answer, Failure> {
-        let (version, bytes) = self.backend.get(state)?;
+        let (version, bytes) = self.model.backend.get(state, Selector::Newest)?;
         if version.content.is_none() {
             return Ok(Answer::text(StatusCode::NOT_FOUND, format_args!("{state} is removed")));
         }
@@ -140,75 +124,38 @@ impl<B: Backend> Terraform<B> {
     }
 
     fn commit(&self, call: &Call, content: Content) -> Result<Answer, Failure> {
-        let id = call.id.as_deref().map(LockId::parse).transpose().map_err(usage)?;
-        let held = id.as_ref().and_then(|id| self.work.held(id));
-        self.keep_alive(id.as_ref(), held.as_ref());
-        let mut labels = self.labels.clone();
-        labels.insert("gateway".to_owned(), "http".to_owned());
-        let what = match (&held, &content) {
-            (Some(held), _) => held.operation.as_str(),
-            (None, Content::Removed) => "delete",
-            (None, _) => "write",
-        };
-        self.backend.commit(Commit {
-            changes: vec![Change { state: call.state.clone(), expect: Expect::Any, content }],
-            locks: id.or_else(|| self.under.clone()).into_iter().collect(),
-            message: Some(format!("{} {what}", self.program)),
-            labels,
-            serials: SerialRule::Mark,
+        let lock = call.id.as_deref().map(LockId::parse).transpose().map_err(usage)?;
+        self.model.write(Write {
+            state: call.state.clone(),
+            expect: Expect::Any,
+            content,
+            lock,
+            gateway: "http",
+            labels: Default::default(),
         })?;
         Ok(Answer::done())
     }
 
     fn lock(&self, call: &Call) -> Result<Answer, Failure> {
         let document = LockDocument::parse(&call.body).map_err(usage)?;
-        // In order: the process that asked, the child of the run, a lease.
-        let process = call.owner.clone().or_else(|| self.work.child());
-        let lock = Lock {
-            id: Some(document.id.clone()),
-            names: [call.state.clone()].into(),
-            kind: LockKind::Exclusive,
-            wait: Wait::No,
-            ttl_ms: process.is_none().then_some(LEASE_TTL_MS),
-            operation: document.operation(),
-            reason: document.reason(),
-            info: String::from_utf8(call.body.clone()).ok(),
-            under: self.under.clone(),
-            hold: if process.is_some() { Hold::Process } else { Hold::Connection },
-            process: process.is_some().then_some(ProcessRef::Descriptor),
-        };
-        self.backend.lock(&lock, process.as_ref().map(|owner| owner.pidfd.as_fd()))?;
-        // Asked again after a lost answer, or while it polls: the grant is the same, its time starts anew.
-        self.keep_alive(Some(&document.id), self.work.held(&document.id).as_ref());
-        let held = Held { state: call.state.clone(), operation: lock.operation, process };
-        self.work.locked(document.id, held);
+        self.model.lock(&call.state, &document, call.owner.clone())?;
         Ok(Answer::done())
-    }
-
-    /// A lease lives by the requests that name it; one that is gone shows in the request itself.
-    fn keep_alive(&self, id: Option<&LockId>, held: Option<&Held>) {
-        if let (Some(id), Some(Held { process: None, .. })) = (id, held) {
-            let _ = self.backend.renew(id);
-        }
     }
 
     fn unlock(&self, call: &Call) -> Result<Answer, Failure> {
         let document = LockDocument::parse(&call.body).map_err(usage)?;
         let id = &document.id;
-        let held = self.work.held(id);
+        let held = self.model.work.held(id);
         let result = match &held {
             Some(held) if held.state != call.state => Err(not_held(id, &call.state)),
-            None if document.is_forced() => self.backend.break_lock(&call.state, id),
-            _ => self.backend.unlock(id),
+            None if document.is_forced() => self.model.break_lock(&call.state, id),
+            _ => self.model.unlock(id),
         };
         match result {
-            Ok(()) => {
-                self.work.unlocked(id);
-                Ok(Answer::done())
-            }
+            Ok(()) => Ok(Answer::done()),
             Err(failure) if matches!(failure.kind, FailureKind::NotFound | FailureKind::Usage) => {
                 if held.is_some_and(|held| held.state == call.state) {
-                    self.work.unlocked(id);
+                    self.model.work.unlocked(id);
                 }
                 self.wrong_id(call, id)
             }
@@ -218,29 +165,11 @@ impl<B: Backend> Terraform<B> {
 
     /// Says who holds the name instead.
     fn wrong_id(&self, call: &Call, id: &LockId) -> Result<Answer, Failure> {
-        let holders = self.backend.holders(&call.state)?;
+        let holders = self.model.backend.holders(&call.state)?;
         let waiters = holders.iter().map(|holder| holder.waiters).max().unwrap_or_default();
         let mut failure = not_held(id, &call.state);
         failure.kind = FailureKind::Conflict;
         Ok(Answer::failure(&failure.detail(Detail::Held { holders, waiters }), call.now))
-    }
-
-    /// Terraform's force-unlock, which names no ID: whoever holds the state loses it, and that is audited.
-    ///
-    /// Each grant is broken by its ID, so that one which is taken meanwhile is not hit, and the run's own lock around
-    /// it stays. Nothing held is what was asked for.
-    fn break_every(&self, state: &StateName) -> Result<Answer, Failure> {
-        for holder in self.backend.holders(state)? {
-            if self.under.as_ref() == Some(&holder.id) {
-                continue;
-            }
-            match self.backend.break_lock(state, &holder.id) {
-                Ok(()) => self.work.unlocked(&holder.id),
-                Err(failure) if failure.kind == FailureKind::NotFound => {}
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(Answer::done())
     }
 }
 

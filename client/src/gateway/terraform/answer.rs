@@ -4,15 +4,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use md5::{Digest as _, Md5};
 use stated_shared::{Detail, Failure, FailureKind, Timestamp};
 
-use super::lock_document;
-
-/// `Content-MD5` of RFC 1864, which Terraform sends and expects.
-pub const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+use super::super::body::CONTENT_MD5;
+use super::super::lock_document;
 
 /// A status and a body.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,262 @@
+//! What each request of S3 does, and what it is answered with.
+
+use stated_shared::FailureKind;
+
+use super::aws::{A, Ask, OBJECT, STATE};
+use super::*;
+
+fn s3(rig: &Rig, method: &str, target: &str, body: &[u8]) -> Reply {
+    Ask::s3(method, target, body).send(rig)
+}
+
+fn code(reply: &Reply) -> (u16, &str) {
+    (reply.status, reply.element("Code").unwrap_or_default())
+}
+
+#[test]
+fn an_object_is_a_state_and_its_versions_are_ours() {
+    let rig = Rig::start();
+    assert_eq!(code(&s3(&rig, "GET", OBJECT, b"")), (404, "NoSuchKey"));
+    let head = s3(&rig, "HEAD", OBJECT, b"");
+    assert_eq!((head.status, head.body.len()), (404, 0));
+    let put = s3(&rig, "PUT", OBJECT, b"one");
+    assert_eq!((put.status, put.header("x-amz-version-id")), (200, Some("1")));
+    let tag = put.header("etag").unwrap().to_owned();
+    assert_eq!(tag, format!("\"{}\"", "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"));
+    s3(&rig, "PUT", OBJECT, b"three");
+
+    let get = s3(&rig, "GET", OBJECT, b"");
+    assert_eq!((get.status, get.text(), get.header("x-amz-version-id")), (200, "three", Some("2")));
+    let first = s3(&rig, "GET", &format!("{OBJECT}?versionId=1"), b"");
+    assert_eq!((first.text(), first.header("etag")), ("one", Some(tag.as_str())));
+    let head = s3(&rig, "HEAD", OBJECT, b"");
+    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("5"), 0));
+    assert_eq!(head.header("last-modified"), Some("thu, 01 jan 1970 00:00:00 gmt"));
+
+    let deleted = s3(&rig, "DELETE", OBJECT, b"");
+    assert_eq!((deleted.status, deleted.header("x-amz-delete-marker")), (204, Some("true")));
+    assert_eq!(deleted.header("x-amz-version-id"), Some("3"));
+    assert_eq!(code(&s3(&rig, "GET", OBJECT, b"")), (404, "NoSuchKey"));
+    assert_eq!(code(&s3(&rig, "GET", &format!("{OBJECT}?versionId=3"), b"")), (405, "MethodNotAllowed"));
+    assert_eq!(code(&s3(&rig, "GET", &format!("{OBJECT}?versionId=9"), b"")), (404, "NoSuchVersion"));
+    assert_eq!(s3(&rig, "GET", &format!("{OBJECT}?versionId=2"), b"").text(), "three", "its history stays");
+    assert_eq!(s3(&rig, "DELETE", "/bucket/never", b"").status, 204, "gone is what was asked for");
+}
+
+#[test]
+fn parts_of_a_content_are_read() {
+    let rig = Rig::start();
+    s3(&rig, "PUT", OBJECT, b"0123456789");
+    let part = |range| Ask::s3("GET", OBJECT, b"").with("range", range).send(&rig);
+    let middle = part("bytes=2-4");
+    assert_eq!((middle.status, middle.text(), middle.header("content-range")), (206, "234", Some("bytes 2-4/10")));
+    assert_eq!(part("bytes=-3").text(), "789");
+    assert_eq!(code(&part("bytes=10-")), (416, "InvalidRange"));
+    let head = Ask::s3("HEAD", OBJECT, b"").with("range", "bytes=0-3").send(&rig);
+    assert_eq!((head.status, head.header("content-length")), (206, Some("4")));
+}
+
+#[test]
+fn conditions_are_kept() {
+    let rig = Rig::start();
+    let put = |name, value: &str, body| Ask::s3("PUT", OBJECT, body).with(name, value).send(&rig);
+    let first = put("if-none-match", "*", b"one");
+    assert_eq!(first.status, 200);
+    assert_eq!(code(&put("if-none-match", "*", b"two")), (412, "PreconditionFailed"));
+    let tag = first.header("etag").unwrap();
+    assert_eq!(put("if-match", tag, b"two").status, 200);
+    assert_eq!(code(&put("if-match", tag, b"three")), (412, "PreconditionFailed"));
+    assert_eq!(code(&put("if-none-match", "\"x\"", b"")), (501, "NotImplemented"));
+    assert_eq!(rig.fake.contents(STATE).len(), 2);
+
+    let get = |name, value: &str| Ask::s3("GET", OBJECT, b"").with(name, value).send(&rig).status;
+    let now = s3(&rig, "GET", OBJECT, b"");
+    let now = now.header("etag").unwrap();
+    assert_eq!((get("if-none-match", now), get("if-none-match", tag)), (304, 200));
+    assert_eq!((get("if-match", now), get("if-match", tag)), (200, 412));
+    assert_eq!(get("if-modified-since", "Thu, 01 Jan 1970 00:00:00 GMT"), 304);
+    assert_eq!(get("if-unmodified-since", "Thu, 01 Jan 1970 00:00:00 GMT"), 200);
+
+    s3(&rig, "DELETE", OBJECT, b"");
+    assert_eq!(put("if-none-match", "*", b"again").status, 200, "what is removed is not there");
+    assert_eq!(code(&Ask::s3("PUT", "/bucket/new", b"").with("if-match", tag).send(&rig)), (404, "NoSuchKey"));
+}
+
+#[test]
+fn checksums_are_compared() {
+    let rig = Rig::start();
+    let put = |name, value: &str| Ask::s3("PUT", OBJECT, b"123456789").with(name, value).send(&rig);
+    for (name, right) in [
+        ("x-amz-checksum-crc32", "y/Q5Jg=="),
+        ("x-amz-checksum-crc32c", "4waSgw=="),
+        ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+        ("x-amz-checksum-sha256", "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="),
+        ("content-md5", "JfnnlDI7RTiF9RgfG2JNCw=="),
+    ] {
+        assert_eq!(put(name, right).status, 200, "{name}");
+        let wrong = right.replace(['a', 'w', 'J'], "b").replace('y', "z").replace('r', "s");
+        assert_eq!(code(&put(name, &wrong)), (400, "BadDigest"), "{name}");
+    }
+    assert_eq!(code(&put("x-amz-checksum-sha1", "x")), (501, "NotImplemented"));
+    assert_eq!(rig.fake.contents(STATE).len(), 1);
+    let told = Ask::s3("GET", OBJECT, b"").with("x-amz-checksum-mode", "ENABLED").send(&rig);
+    assert_eq!(told.header("x-amz-checksum-sha256"), Some("fekw08m4keuw8e9gnsqzqgwg4ydolmzfviwzeksosiu="));
+}
+
+#[test]
+fn encryption_is_accepted_where_it_is_the_stores_own() {
+    let rig = Rig::start();
+    let put = |name, value: &str| Ask::s3("PUT", OBJECT, b"1").with(name, value).send(&rig);
+    let encrypted = put("x-amz-server-side-encryption", "AES256");
+    assert_eq!(encrypted.status, 200);
+    assert_eq!(encrypted.header("x-amz-server-side-encryption"), None, "it is encrypted, but not by that");
+    assert_eq!(put("x-amz-acl", "private").status, 200);
+    assert_eq!(code(&put("x-amz-acl", "public-read")), (400, "AccessControlListNotSupported"));
+    assert_eq!(code(&put("x-amz-storage-class", "GLACIER")), (400, "InvalidStorageClass"));
+    for (name, value) in [
+        ("x-amz-server-side-encryption-customer-algorithm", "AES256"),
+        ("x-amz-object-lock-mode", "GOVERNANCE"),
+        ("x-amz-tagging", "a=b"),
+        ("x-amz-copy-source", "/bucket/other"),
+    ] {
+        assert_eq!(code(&put(name, value)), (501, "NotImplemented"), "{name}");
+    }
+}
+
+#[test]
+fn buckets_and_keys_have_their_form() {
+    let rig = Rig::start();
+    assert_eq!(code(&s3(&rig, "PUT", "/Bucket/k", b"")), (400, "InvalidBucketName"));
+    assert_eq!(code(&s3(&rig, "PUT", &format!("/bucket/{}", "k".repeat(1025)), b"")), (400, "KeyTooLongError"));
+    assert_eq!(s3(&rig, "PUT", "/bucket/a%40b//c%25/", b"x").status, 200);
+    assert_eq!(rig.fake.contents("bucket/a%40b/%/c%25/%").len(), 1);
+    assert_eq!(s3(&rig, "GET", "/bucket/a@b//c%25/", b"").text(), "x");
+}
+
+/// The keys and the prefixes of a list.
+fn listed(reply: &Reply) -> (Vec<&str>, Vec<&str>) {
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let texts = |name: &str, text: &'static str| -> Vec<&str> {
+        reply
+            .text()
+            .split(&format!("<{name}>"))
+            .skip(1)
+            .filter_map(|rest| rest.split_once(text).map(|(text, _)| text))
+            .collect()
+    };
+    let keys = texts("Key", "</Key>");
+    let prefixes = reply.text().split("<CommonPrefixes>").skip(1);
+    (
+        keys,
+        prefixes
+            .filter_map(|rest| rest.strip_prefix("<Prefix>")?.split_once("</Prefix>").map(|(text, _)| text))
+            .collect(),
+    )
+}
+
+#[test]
+fn objects_are_listed_in_the_order_of_their_keys() {
+    let rig = Rig::start();
+    let keys = ["a", "a@b", "b/1", "b/2", "b/c/3", "z&lt;", "ü"];
+    for key in keys {
+        let target = format!("/bucket/{}", crate::gateway::percent::encode_path(&key.replace("&lt;", "<")));
+        assert_eq!(s3(&rig, "PUT", &target, b"1").status, 200);
+    }
+    s3(&rig, "PUT", "/bucket-2/other", b"1");
+    s3(&rig, "PUT", "/bucket/removed", b"1");
+    s3(&rig, "DELETE", "/bucket/removed", b"");
+
+    let list = |query: &str| s3(&rig, "GET", &format!("/bucket?list-type=2{query}"), b"");
+    let all = list("");
+    assert_eq!(listed(&all), (keys.to_vec(), vec![]));
+    assert_eq!((all.element("KeyCount"), all.element("IsTruncated")), (Some("7"), Some("false")));
+    assert_eq!((all.element("Size"), all.element("LastModified")), (Some("1"), Some("1970-01-01T00:00:00.000Z")));
+    assert_eq!(listed(&list("&delimiter=%2F")), (vec!["a", "a@b", "z&lt;", "ü"], vec!["b/"]));
+    assert_eq!(listed(&list("&prefix=b%2F&delimiter=%2F")), (vec!["b/1", "b/2"], vec!["b/c/"]));
+    assert_eq!(listed(&list("&prefix=b")), (vec!["b/1", "b/2", "b/c/3"], vec![]));
+    assert_eq!(listed(&list("&start-after=b%2F2")), (vec!["b/c/3", "z&lt;", "ü"], vec![]));
+    assert_eq!(code(&list("&prefix=%C3")), (400, "InvalidURI"), "half a letter is none");
+    assert_eq!(listed(&list("&prefix=%C3%BC&encoding-type=url")).0, ["%C3%BC"]);
+    assert_eq!(listed(&list("&max-keys=0")), (vec![], vec![]));
+
+    // Page after page.
+    let (mut rows, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = list(&format!("&delimiter=%2F&max-keys=2{token}"));
+        let (keys, prefixes) = listed(&page);
+        rows.extend(keys.iter().chain(&prefixes).map(|row| (*row).to_owned()));
+        match page.element("NextContinuationToken") {
+            Some(next) => {
+                token =
+                    format!("&continuation-token={}", crate::gateway::percent::encode_strictly(next.as_bytes(), b""))
+            }
+            None => break,
+        }
+    }
+    assert_eq!(rows, ["a", "a@b", "z&lt;", "b/", "ü"].map(str::to_owned), "in a page, keys come before prefixes");
+}
+
+#[test]
+fn a_content_comes_in_parts() {
+    let rig = Rig::start();
+    let begun = s3(&rig, "POST", &format!("{OBJECT}?uploads="), b"");
+    let id = begun.element("UploadId").unwrap();
+    let upload = |number: u32, body: &[u8]| {
+        let reply = s3(&rig, "PUT", &format!("{OBJECT}?partNumber={number}&uploadId={id}"), body);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.header("etag").unwrap().to_owned()
+    };
+    // In any order, and again.
+    let (second, _) = (upload(2, b"two"), upload(1, b"lost"));
+    let first = upload(1, b"one ");
+    let part = |number: u32, tag: &str| format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>");
+    let whole = |parts: &str| format!("<CompleteMultipartUpload xmlns=\"x\">{parts}</CompleteMultipartUpload>");
+    let complete = |body: &str| s3(&rig, "POST", &format!("{OBJECT}?uploadId={id}"), body.as_bytes());
+
+    assert_eq!(code(&complete("<x>")), (400, "MalformedXML"));
+    let swapped = whole(&[part(2, &second), part(1, &first)].concat());
+    assert_eq!(code(&complete(&swapped)), (400, "InvalidPartOrder"));
+    assert_eq!(code(&complete(&whole(&part(3, &first)))), (400, "InvalidPart"));
+    assert_eq!(code(&complete(&whole(&part(1, &second)))), (400, "InvalidPart"));
+    rig.fake.hold(A, STATE);
+    let right = whole(&[part(1, &first.replace('"', "&quot;")), part(2, &second)].concat());
+    assert_eq!(code(&complete(&right)), (409, "OperationAborted"));
+    rig.fake.release(A);
+    assert_eq!(rig.fake.contents(STATE), []);
+
+    let done = complete(&right);
+    assert_eq!((done.status, done.header("x-amz-version-id")), (200, Some("1")));
+    assert_eq!(complete(&right).text(), done.text(), "asked again after a lost answer");
+    assert_eq!(rig.fake.contents(STATE), [Some(b"one two".to_vec())]);
+    assert_eq!(code(&s3(&rig, "PUT", &format!("{OBJECT}?partNumber=1&uploadId={id}"), b"")), (404, "NoSuchUpload"));
+
+    let begun = s3(&rig, "POST", &format!("{OBJECT}?uploads="), b"");
+    let other = begun.element("UploadId").unwrap();
+    assert_eq!(s3(&rig, "DELETE", &format!("{OBJECT}?uploadId={other}"), b"").status, 204);
+    assert_eq!(code(&s3(&rig, "DELETE", &format!("{OBJECT}?uploadId={other}"), b"")), (404, "NoSuchUpload"));
+}
+
+#[test]
+fn uploads_are_bounded() {
+    let rig = Rig::start();
+    let begin = || s3(&rig, "POST", &format!("{OBJECT}?uploads="), b"");
+    for _ in 0..64 {
+        assert_eq!(begin().status, 200);
+    }
+    assert_eq!(code(&begin()), (503, "SlowDown"));
+}
+
+#[test]
+fn failures_have_their_codes() {
+    let rig = Rig::start();
+    for (kind, expected) in [
+        (FailureKind::Denied, (403, "AccessDenied")),
+        (FailureKind::Unavailable, (503, "ServiceUnavailable")),
+        (FailureKind::Storage, (500, "InternalError")),
+        (FailureKind::Usage, (400, "InvalidRequest")),
+    ] {
+        rig.fake.fail(Some(kind));
+        assert_eq!(code(&s3(&rig, "PUT", OBJECT, b"1")), expected);
+        assert_eq!(code(&s3(&rig, "GET", OBJECT, b"")), expected);
+    }
+}
