@@ -84,10 +84,13 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
         _ => "serving".to_owned(),
     });
 
-    let sessions = session::serve(socket, engine.clone(), users, Rules::default(), stop.clone());
-    tokio::pin!(sessions);
+    // A task and no part of this future: the thread that hears of a connection then serves it too, and wakes nobody.
+    let mut sessions = tracker.spawn(session::serve(socket, engine.clone(), users, Rules::default(), stop.clone()));
     let halted = tokio::select! {
-        () = &mut sessions => None,
+        served = &mut sessions => {
+            served.map_err(|error| Failure::new(FailureKind::Internal, format!("no connections are served: {error}")))?;
+            None
+        }
         halted = &mut ended => Some(halted),
     };
     Supervisor.stopping();
@@ -95,7 +98,8 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     let result = match halted {
         // The owner is gone already: sessions end without another answer.
         Some(result) => {
-            sessions.await;
+            // Cannot fail but by a panic, which is reported on its own.
+            let _ = sessions.await;
             result
         }
         None => {

@@ -1,8 +1,9 @@
 //! Processes that locks are tied to.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -15,7 +16,10 @@ use super::system_call;
 pub struct Process {
     pidfd: OwnedFd,
     pid: Option<u32>,
-    start: Option<u64>,
+    /// In how many PID namespaces it has a number, from the daemon's on; where the descriptor told.
+    depth: Option<usize>,
+    /// Read when somebody asks.
+    start: OnceLock<Option<u64>>,
 }
 
 /// Why there is no such process to hold.
@@ -54,10 +58,13 @@ impl Process {
     /// Its number and start are known only where it shares a PID namespace with the daemon.
     pub fn from_descriptor(pidfd: OwnedFd) -> Result<Self, ProcessError> {
         let number = pidfd.as_raw_fd();
-        let pid = match fs::read_to_string(format!("/proc/thread-self/fdinfo/{number}")) {
+        let (pid, depth) = match read(&format!("/proc/thread-self/fdinfo/{number}")) {
             Ok(info) => match field(&info, "Pid:").and_then(|pid| pid.parse::<i64>().ok()) {
                 // 0 is a process in a namespace that is not seen from here; -1 one that is gone.
-                Some(pid) => u32::try_from(pid).ok().filter(|pid| *pid != 0),
+                Some(pid) => {
+                    let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0);
+                    (pid, pid.and_then(|_| depth_of(&info)))
+                }
                 None => return Err(ProcessError::NotAPidfd),
             },
             // Before Linux 5.14 a process that is not dumpable cannot read this of itself; the link it always can.
@@ -67,10 +74,10 @@ impl Process {
                 if target != "anon_inode:[pidfd]" && !target.starts_with("pidfd:[") {
                     return Err(ProcessError::NotAPidfd);
                 }
-                None
+                (None, None)
             }
         };
-        Ok(Self::held(pidfd, pid))
+        Ok(Self { pidfd, pid, depth, start: OnceLock::new() })
     }
 
     /// Opens a process by its number in the daemon's PID namespace.
@@ -79,7 +86,7 @@ impl Process {
     pub fn open(pid: u32) -> Result<Self, ProcessError> {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(ProcessError::Gone(pid))?;
         match pidfd_open(number, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self::held(pidfd, Some(pid))),
+            Ok(pidfd) => Ok(Self { pidfd, pid: Some(pid), depth: None, start: OnceLock::new() }),
             // ENOENT and EINVAL are what kernels say of a thread that leads no process.
             Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => Err(ProcessError::Gone(pid)),
             Err(errno) => Err(ProcessError::Open { pid, source: errno.into() }),
@@ -89,7 +96,7 @@ impl Process {
     /// Opens the process that had this number and this start in the present boot.
     pub fn reopen(pid: u32, start: u64) -> Reopened {
         match Self::open(pid) {
-            Ok(process) => match process.start {
+            Ok(process) => match process.start() {
                 Some(now) if now == start => {
                     if process.is_gone() {
                         Reopened::Gone
@@ -111,20 +118,16 @@ impl Process {
         Self::open(std::process::id())
     }
 
-    fn held(pidfd: OwnedFd, pid: Option<u32>) -> Self {
-        let mut process = Self { pidfd, pid, start: None };
-        process.start = process.read("stat").as_deref().and_then(start_of);
-        process
-    }
-
     /// Its number, where it shares a PID namespace with the daemon.
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
 
     /// When it started, in clock ticks since the boot: with the number, what tells it from its successors.
+    ///
+    /// It is known where it was asked for before the process ended.
     pub fn start(&self) -> Option<u64> {
-        self.start
+        *self.start.get_or_init(|| self.read("stat").as_deref().and_then(start_of))
     }
 
     /// Whether it has ended. Zombies have.
@@ -165,15 +168,15 @@ impl Process {
     ///
     /// `false` also where that cannot be told.
     pub fn shares_pid_namespace(&self) -> bool {
-        let depth = self.read("status").and_then(|status| Some(field(&status, "NSpid:")?.split_whitespace().count()));
+        let depth = self.depth.or_else(|| self.read("status").as_deref().and_then(depth_of));
         depth == Some(1)
     }
 
     /// A file of `/proc/PID`, if the number was still this process's after it was read.
     fn read(&self, file: &str) -> Option<String> {
-        let bytes = fs::read(format!("/proc/{}/{file}", self.pid?)).ok()?;
+        let text = read(&format!("/proc/{}/{file}", self.pid?)).ok()?;
         // Only the end of a process sets its number free.
-        (!self.is_gone()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+        (!self.is_gone()).then_some(text)
     }
 }
 
@@ -181,6 +184,18 @@ impl AsFd for Process {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// A file of `/proc`, whose size nothing tells; what this room reads there is short.
+fn read(path: &str) -> io::Result<String> {
+    let mut bytes = Vec::with_capacity(4096);
+    File::open(path)?.take(64 << 10).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// In how many PID namespaces a process has a number: of `/proc/PID/status`, or of what tells of its pidfd.
+fn depth_of(text: &str) -> Option<usize> {
+    Some(field(text, "NSpid:")?.split_whitespace().count())
 }
 
 /// The rest of the first line that starts with `key`.
@@ -243,6 +258,7 @@ mod tests {
         let taken = Process::from_descriptor(own.pidfd.try_clone().unwrap()).unwrap();
         assert_eq!((taken.pid(), taken.start()), (Some(std::process::id()), own.start()));
         assert!(own.start().is_some());
+        assert!(taken.shares_pid_namespace() && own.shares_pid_namespace());
         let (reader, _writer) = io::pipe().unwrap();
         let dir = tempfile::tempdir().unwrap();
         // A file that says what fdinfo says of a pidfd is still a file.

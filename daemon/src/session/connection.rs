@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::fetch::answer_get;
 use super::frames::{FrameReader, ReadError};
-use super::handshake::{HandshakeError, shake_hands};
+use super::handshake::{Greeting, HandshakeError, shake_hands};
 use super::limits::{LINGER_TIMEOUT, OUTSTANDING_MAX, ROOM_TIMEOUT, STOP_TIMEOUT};
 use super::listener::{Admission, Door};
 use super::outbox::SocketOutbox;
@@ -62,19 +62,21 @@ pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer
     let socket = Arc::new(stream);
     let outbox = Arc::new(SocketOutbox::new(Arc::clone(&socket), door.pending.clone()));
     let mut reader = FrameReader::new(Arc::clone(&socket));
-    let hello = tokio::select! {
+    let greeting = tokio::select! {
         biased;
         () = door.stop.cancelled() => return,
-        hello = shake_hands(&mut reader, &outbox) => hello,
+        greeting = shake_hands(&mut reader, &outbox) => greeting,
     };
-    let hello = match hello {
-        Ok(hello) => hello,
+    let Greeting { hello, preamble } = match greeting {
+        Ok(greeting) => greeting,
         Err(error @ HandshakeError::Version { .. }) => {
             tracing::info!(uid, pid, %error, "refused");
             return part(&outbox, &mut reader).await;
         }
         Err(error) => return tracing::info!(uid, pid, %error, "refused"),
     };
+    let answer =
+        |hello: &ServerHello| [preamble.as_ref().map_or(&[][..], |bytes| bytes), &server_hello(hello)].concat();
     let (session, pin) = (hello.session, hello.pin);
     let actor = door.actor(&peer, hello).await;
     let place = match admission {
@@ -84,7 +86,7 @@ pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer
             if failure.kind == FailureKind::Denied {
                 door.service.denied(actor);
             }
-            outbox.send(server_hello(&Err(failure)));
+            outbox.send(answer(&Err(failure)));
             return part(&outbox, &mut reader).await;
         }
     };
@@ -93,11 +95,11 @@ pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer
         Ok(opened) => opened,
         Err(failure) => {
             tracing::info!(uid, pid, %session, %failure, "session refused");
-            outbox.release(server_hello(&Err(failure)));
+            outbox.release(answer(&Err(failure)));
             return part(&outbox, &mut reader).await;
         }
     };
-    outbox.release(server_hello(&Ok(door.service.welcome(opened.resumed, pin))));
+    outbox.release(answer(&Ok(door.service.welcome(opened.resumed, pin))));
     tracing::debug!(uid, pid, %session, resumed = opened.resumed, "connected");
     let writer = door.tasks.spawn({
         let outbox = Arc::clone(&outbox);

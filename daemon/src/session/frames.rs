@@ -128,6 +128,12 @@ impl FrameReader {
         }
     }
 
+    /// Whether the next frame is here already.
+    pub(super) fn holds_frame(&self) -> bool {
+        let filled = &self.buffer[self.filled.clone()];
+        filled.first_chunk().is_some_and(|prefix| filled.len() - PREFIX_LEN >= u32::from_be_bytes(*prefix) as usize)
+    }
+
     /// Reads and forgets, until the peer has nothing more to say.
     pub(super) async fn discard_all(&mut self) {
         loop {

@@ -26,24 +26,32 @@ pub(super) enum HandshakeError {
     TooSlow,
 }
 
+/// What a client said at first.
+pub(super) struct Greeting {
+    pub(super) hello: ClientHello,
+    /// Our preamble, where it goes out with the answer to the hello: a client that said everything at once then wakes once.
+    pub(super) preamble: Option<[u8; Preamble::LEN]>,
+}
+
 /// Exchanges preambles and reads the hello. `Err` ends the connection.
 ///
 /// What is not our protocol gets no byte: it may be anything, and would take our preamble for an answer of its own.
-pub(super) async fn shake_hands(
-    reader: &mut FrameReader,
-    outbox: &SocketOutbox,
-) -> Result<ClientHello, HandshakeError> {
+pub(super) async fn shake_hands(reader: &mut FrameReader, outbox: &SocketOutbox) -> Result<Greeting, HandshakeError> {
     let hands = async {
         let preamble = reader.bytes().await?.ok_or(HandshakeError::HungUp)?;
         let theirs = Preamble::decode(&preamble).ok_or(HandshakeError::Foreign)?.protocol;
-        outbox.send(Preamble::OURS.encode().to_vec());
-        if theirs != Preamble::OURS.protocol {
+        let is_ours = theirs == Preamble::OURS.protocol;
+        let mut preamble = Some(Preamble::OURS.encode());
+        if let Some(bytes) = preamble.take_if(|_| !is_ours || !reader.holds_frame()) {
+            outbox.send(bytes.to_vec());
+        }
+        if !is_ours {
             return Err(HandshakeError::Version { theirs });
         }
         let frame = reader.frame(HELLO_LEN_MAX, Some(HELLO_TIMEOUT), None).await?.ok_or(HandshakeError::HungUp)?;
         let mut hello: ClientHello = decode(frame.body)?;
         hello.exe = hello.exe.map(|exe| printable(&exe));
-        Ok(hello)
+        Ok(Greeting { hello, preamble })
     };
     timeout(HELLO_TIMEOUT, hands).await.unwrap_or(Err(HandshakeError::TooSlow))
 }

@@ -38,6 +38,40 @@ async fn a_pidfd_becomes_the_process_that_it_holds() {
 }
 
 #[tokio::test]
+async fn a_request_may_come_right_behind_the_hello_with_its_process() {
+    let mut server = Server::start();
+    let mut client = server.dial().await;
+    let hello = ClientHello { session: SessionId([1; 16]), exe: None, features: Vec::new(), pin: None };
+    let process = Process::own().unwrap();
+    client.write(&[&Preamble::OURS.encode()[..], &encode(&hello).unwrap()].concat()).await;
+    client.send_with(&bind(1, ProcessRef::Descriptor), &[process.as_fd()]);
+    let mut preamble = [0; Preamble::LEN];
+    client.socket.read_exact(&mut preamble).await.unwrap();
+    assert!(client.value::<ServerHello>().await.unwrap().is_ok());
+    assert_eq!(client.frame().await, Some(ServerFrame::Notice(Box::new(Notice::Closing))));
+    assert_eq!(client.reply().await, (1, Ok(Reply::Done)));
+    assert_eq!(server.submission().await.process.unwrap().pid(), Some(std::process::id()));
+}
+
+#[tokio::test]
+async fn a_request_behind_the_hello_of_a_refused_session_is_not_looked_at() {
+    let mut server = Server::start();
+    let mut client = server.dial().await;
+    let hello = ClientHello { session: SessionId([0xff; 16]), exe: None, features: Vec::new(), pin: None };
+    let process = Process::own().unwrap();
+    client.write(&[&Preamble::OURS.encode()[..], &encode(&hello).unwrap()].concat()).await;
+    client.send_with(&bind(1, ProcessRef::Descriptor), &[process.as_fd()]);
+    let mut preamble = [0; Preamble::LEN];
+    client.socket.read_exact(&mut preamble).await.unwrap();
+    assert_eq!(client.value::<ServerHello>().await.unwrap().unwrap_err().kind, FailureKind::Denied);
+    client.assert_ended().await;
+    // A connection that is served shows that nothing of the refused one was.
+    let mut other = server.client().await;
+    other.assert_alive(7).await;
+    assert_eq!(server.submission().await.number, 7);
+}
+
+#[tokio::test]
 async fn descriptors_keep_the_order_of_their_requests() {
     let mut server = Server::start();
     let mut client = server.client().await;
