@@ -19,6 +19,7 @@ use stated_shared::{Failure, FailureKind};
 
 use crate::discover::ConnectOptions;
 use crate::launch;
+use crate::random::random;
 use crate::retry::Pauses;
 use stated_shared::paths::{Environment, ProcessEnvironment};
 
@@ -247,9 +248,7 @@ struct Ready {
 
 impl Ready {
     fn bind(directory: &Path) -> io::Result<Self> {
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-        let path = directory.join(format!(".ready-{:016x}", u64::from_ne_bytes(random)));
+        let path = directory.join(format!(".ready-{:016x}", u64::from_ne_bytes(random()?)));
         if path.as_os_str().as_bytes().len() > 107 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket's directory has too long a path"));
         }

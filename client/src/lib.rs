@@ -108,10 +108,13 @@ mod diff;
 mod discover;
 #[cfg(feature = "cli")]
 pub mod gateway;
+#[cfg(feature = "cli")]
+mod held_back;
 mod launch;
 mod pin;
 #[cfg(feature = "cli")]
 mod printable;
+mod random;
 mod retry;
 #[cfg(feature = "tokio")]
 pub mod tokio;

@@ -46,6 +46,8 @@ struct Pin {
 pub(crate) struct Witness {
     file: Option<PathBuf>,
     pin: Option<Pin>,
+    /// The pin was read, so there is a file.
+    is_known: bool,
     unsaved: bool,
     saved: Option<Instant>,
 }
@@ -55,7 +57,7 @@ impl Witness {
     pub(crate) fn of(pins: Option<&Path>, socket: &Path) -> Self {
         let file = pins.filter(|dir| is_own(dir)).map(|dir| dir.join(file_name(socket)));
         let pin = file.as_deref().and_then(read);
-        Self { file, pin, unsaved: false, saved: None }
+        Self { is_known: pin.is_some(), file, pin, unsaved: false, saved: None }
     }
 
     /// The record to ask for.
@@ -102,7 +104,7 @@ impl Witness {
     pub(crate) fn welcomed(&mut self, welcome: &Welcome) {
         self.note(welcome.repository, welcome.seq, welcome.head);
         // The first meeting is written at once: whoever is killed later has left that.
-        if self.saved.is_none() && self.file.as_deref().is_some_and(|file| !file.exists()) {
+        if self.saved.is_none() && !self.is_known && self.file.as_deref().is_some_and(|file| !file.exists()) {
             self.save(false);
         }
     }

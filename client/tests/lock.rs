@@ -25,18 +25,17 @@ fn told(output: &Output) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// Answers the bind request and gives back the process's descriptor.
-fn bind(peer: &mut Peer, id: &LockId) -> OwnedFd {
-    let (number, pidfd) = await_bind(peer, id);
-    peer.reply(number, Ok(Reply::Done));
-    pidfd
+/// The lock request, with the descriptor of the process that it is to be tied to.
+fn await_lock(peer: &mut Peer) -> (u64, Lock, OwnedFd) {
+    let (number, Request::Lock(lock)) = peer.request() else { panic!("not a lock request") };
+    assert_eq!((lock.hold, lock.process), (Hold::ConnectionOrProcess, Some(ProcessRef::Descriptor)));
+    (number, lock, peer.descriptors().pop().expect("a descriptor"))
 }
 
-fn await_bind(peer: &mut Peer, id: &LockId) -> (u64, OwnedFd) {
-    let (number, request) = peer.request();
-    let hold = Hold::ConnectionOrProcess;
-    assert_eq!(request, Request::Bind { id: id.clone(), hold, process: ProcessRef::Descriptor });
-    (number, peer.descriptors().pop().expect("a descriptor"))
+fn grant(peer: &mut Peer, number: u64, lock: &Lock) -> LockId {
+    let id = lock.id.clone().unwrap();
+    peer.reply(number, Ok(Reply::Granted(fake::grant(id.clone()))));
+    id
 }
 
 fn unlock(peer: &mut Peer, id: &LockId) {
@@ -45,10 +44,10 @@ fn unlock(peer: &mut Peer, id: &LockId) {
     peer.reply(number, Ok(Reply::Done));
 }
 
-fn granted(peer: &mut Peer) -> (Lock, LockId) {
-    let (_, lock) = peer.grant();
-    let id = lock.id.clone().unwrap();
-    (lock, id)
+/// Grants the lock and ties it to the process.
+fn granted(peer: &mut Peer) -> LockId {
+    let (number, lock, _) = await_lock(peer);
+    grant(peer, number, &lock)
 }
 
 fn pid_of(pidfd: &OwnedFd) -> u32 {
@@ -64,12 +63,11 @@ fn await_end(pidfd: &OwnedFd) {
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], None).unwrap();
 }
 
-/// A server that grants, binds, and awaits the unlock.
+/// A server that grants, and awaits the unlock.
 fn good_server() -> Fake {
     Fake::run(|listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        bind(&mut peer, &id);
+        let id = granted(&mut peer);
         unlock(&mut peer, &id);
     })
 }
@@ -86,15 +84,14 @@ fn the_command_gets_the_lock_in_its_environment_and_its_code_is_passed_on() {
 }
 
 #[test]
-fn the_command_runs_only_once_the_lock_is_bound_to_it() {
+fn the_command_runs_only_once_the_lock_is_tied_to_it() {
     let fake = Fake::run(|listener| {
         let mut peer = Peer::accept(listener);
-        let (lock, id) = granted(&mut peer);
-        assert_eq!((lock.hold, lock.wait, lock.reason.as_deref()), (Hold::Connection, Wait::Forever, Some("true")));
-        let (number, pidfd) = await_bind(&mut peer, &id);
+        let (number, lock, pidfd) = await_lock(&mut peer);
+        assert_eq!((lock.wait, lock.reason.as_deref()), (Wait::Forever, Some("true")));
         // It is still this program, between fork and exec.
         assert_eq!(program_of(pid_of(&pidfd)), Path::new(env!("CARGO_BIN_EXE_statectl")).canonicalize().unwrap());
-        peer.reply(number, Ok(Reply::Done));
+        let id = grant(&mut peer, number, &lock);
         await_end(&pidfd);
         unlock(&mut peer, &id);
     });
@@ -103,12 +100,58 @@ fn the_command_runs_only_once_the_lock_is_bound_to_it() {
 }
 
 #[test]
-fn a_wrapper_killed_before_the_binding_takes_the_command_with_it() {
+fn the_lock_is_asked_for_before_the_daemon_has_answered_to_the_hello() {
+    let fake = Fake::run(|listener| {
+        let mut peer = Peer::accept_unwelcomed(listener);
+        let (number, lock, _) = await_lock(&mut peer);
+        peer.welcome(Ok(fake::welcome()));
+        let id = grant(&mut peer, number, &lock);
+        unlock(&mut peer, &id);
+    });
+    assert_eq!(told(&statectl(&fake, &["a", "--", "true"]).output().unwrap()).0, Some(0));
+    fake.finish();
+}
+
+#[test]
+fn a_daemon_that_is_not_believed_in_the_end_runs_nothing() {
+    let fake = Fake::run(|listener| {
+        let mut peer = Peer::accept_unwelcomed(listener);
+        let (number, lock, pidfd) = await_lock(&mut peer);
+        peer.welcome(Err(Failure::new(FailureKind::Denied, "not here")));
+        grant(&mut peer, number, &lock);
+        await_end(&pidfd);
+        assert!(peer.frame().is_none());
+    });
+    let (code, out, err) = told(&statectl(&fake, &["a", "--", "echo", "ran"]).output().unwrap());
+    assert_eq!((code, out.as_str()), (Some(77), ""), "{err}");
+    fake.finish();
+}
+
+#[test]
+fn a_connection_that_is_lost_before_the_welcome_is_made_anew_with_its_request() {
+    let fake = Fake::run(|listener| {
+        let mut peer = Peer::accept_unwelcomed(listener);
+        let (first, lock, _) = await_lock(&mut peer);
+        let session = peer.hello.session;
+        drop(peer);
+        let mut peer = Peer::accept(listener);
+        assert_eq!(peer.hello.session, session);
+        let (second, again, _) = await_lock(&mut peer);
+        assert_eq!((second, &again), (first, &lock));
+        let id = grant(&mut peer, second, &again);
+        unlock(&mut peer, &id);
+    });
+    let output = statectl(&fake, &["a", "--", "echo", "ran"]).output().unwrap();
+    assert_eq!(told(&output), (Some(0), "ran\n".into(), String::new()));
+    fake.finish();
+}
+
+#[test]
+fn a_wrapper_killed_before_the_grant_takes_the_command_with_it() {
     let (sender, events) = mpsc::channel();
     let fake = Fake::run(move |listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        let (_, pidfd) = await_bind(&mut peer, &id);
+        let (_, _, pidfd) = await_lock(&mut peer);
         sender.send(pidfd).unwrap();
         assert!(peer.frame().is_none());
     });
@@ -124,19 +167,43 @@ fn a_wrapper_killed_before_the_binding_takes_the_command_with_it() {
 }
 
 #[test]
-fn a_refused_binding_runs_nothing() {
+fn signals_end_the_wrapper_that_waits_and_its_command() {
+    for signal in [Signal::TERM, Signal::HUP, Signal::QUIT] {
+        let (sender, events) = mpsc::channel();
+        let fake = Fake::run(move |listener| {
+            let mut peer = Peer::accept(listener);
+            let (number, _, pidfd) = await_lock(&mut peer);
+            peer.notice(Notice::Queued { number, holders: Vec::new(), ahead: 0 });
+            sender.send(pidfd).unwrap();
+            assert!(peer.frame().is_none());
+        });
+        let mut wrapper = statectl(&fake, &["a", "--", "echo", "ran"]).spawn().unwrap();
+        let pidfd = events.recv().unwrap();
+        // That it waits is said after everything that it does before.
+        let mut line = String::new();
+        let mut stderr = std::io::BufReader::new(wrapper.stderr.take().unwrap());
+        std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+        kill_process(Pid::from_child(&wrapper), signal).unwrap();
+        let output = wrapper.wait_with_output().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(signal.as_raw()), "{line}");
+        await_end(&pidfd);
+        assert!(output.stdout.is_empty());
+        fake.finish();
+    }
+}
+
+#[test]
+fn a_refused_lock_runs_nothing() {
     let fake = Fake::run(|listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        let (number, _) = await_bind(&mut peer, &id);
-        peer.reply(number, Err(Failure::new(FailureKind::NotFound, "no such lock")));
+        let (number, _, pidfd) = await_lock(&mut peer);
+        peer.reply(number, Err(Failure::new(FailureKind::Denied, "not for you")));
+        await_end(&pidfd);
         assert!(peer.frame().is_none());
     });
     let (code, out, err) = told(&statectl(&fake, &["a", "--", "echo", "ran"]).output().unwrap());
-    assert_eq!(
-        (code, out.as_str(), err.as_str()),
-        (Some(66), "", "statectl: no such lock\nhint: see what is there: statectl ls, statectl locks\n")
-    );
+    assert_eq!((code, out.as_str()), (Some(77), ""), "{err}");
+    assert!(err.starts_with("statectl: not for you\n"), "{err}");
     fake.finish();
 }
 
@@ -144,13 +211,12 @@ fn a_refused_binding_runs_nothing() {
 fn a_server_that_takes_no_descriptors_is_told_the_process_id() {
     let fake = Fake::run(|listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        let (number, pidfd) = await_bind(&mut peer, &id);
+        let (number, lock, pidfd) = await_lock(&mut peer);
         peer.reply(number, Err(Failure::new(FailureKind::Usage, "no descriptor came")));
-        let (number, request) = peer.request();
-        let Request::Bind { process: ProcessRef::Pid(pid), .. } = request else { panic!("{request:?}") };
-        assert_eq!(pid, pid_of(&pidfd));
-        peer.reply(number, Ok(Reply::Done));
+        let (number, Request::Lock(again)) = peer.request() else { panic!("not a lock request") };
+        let process = Some(ProcessRef::Pid(pid_of(&pidfd)));
+        assert_eq!(again, Lock { process, ..lock });
+        let id = grant(&mut peer, number, &again);
         unlock(&mut peer, &id);
     });
     assert_eq!(told(&statectl(&fake, &["a", "--", "true"]).output().unwrap()).0, Some(0));
@@ -158,11 +224,27 @@ fn a_server_that_takes_no_descriptors_is_told_the_process_id() {
 }
 
 #[test]
-fn with_o_the_lock_is_not_bound() {
+fn a_grant_of_another_lock_is_no_grant() {
     let fake = Fake::run(|listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        unlock(&mut peer, &id);
+        let (number, _, pidfd) = await_lock(&mut peer);
+        peer.reply(number, Ok(Reply::Granted(fake::grant(LockId::parse("another").unwrap()))));
+        await_end(&pidfd);
+        assert!(peer.frame().is_none());
+    });
+    let (code, out, err) = told(&statectl(&fake, &["a", "--", "echo", "ran"]).output().unwrap());
+    assert_eq!((code, out.as_str()), (Some(76), ""), "{err}");
+    fake.finish();
+}
+
+#[test]
+fn with_o_the_lock_is_of_the_connection_alone() {
+    let fake = Fake::run(|listener| {
+        let mut peer = Peer::accept(listener);
+        let (_, lock) = peer.grant();
+        assert_eq!((lock.hold, lock.process), (Hold::Connection, None));
+        assert!(peer.descriptors().is_empty());
+        unlock(&mut peer, &lock.id.unwrap());
     });
     assert_eq!(told(&statectl(&fake, &["-o", "a", "--", "true"]).output().unwrap()).0, Some(0));
     fake.finish();
@@ -177,6 +259,35 @@ fn a_command_that_cannot_run_has_its_codes() {
         assert!(err.contains(&format!("cannot run {program}")), "{err}");
         fake.finish();
     }
+}
+
+#[test]
+fn a_script_that_names_no_interpreter_is_one_of_the_shell() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("script");
+    std::fs::write(&script, "echo $# $STATED_FENCE\n").unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let fake = good_server();
+    let mut arguments = vec!["a", "--", script.to_str().unwrap()];
+    // The list of its arguments is made anew, on a stack that must have room for it.
+    arguments.resize(arguments.len() + 20_000, "x");
+    let output = statectl(&fake, &arguments).output().unwrap();
+    assert_eq!(told(&output), (Some(0), "20000 1.1\n".into(), String::new()));
+    fake.finish();
+}
+
+#[test]
+fn the_command_gets_the_signals_of_any_command() {
+    let signals = |status: &str| {
+        let mask = |name| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        ["SigBlk:", "SigIgn:"].map(mask)
+    };
+    let plain = Command::new("cat").arg("/proc/self/status").output().unwrap();
+    let fake = good_server();
+    let output = statectl(&fake, &["a", "--", "cat", "/proc/self/status"]).output().unwrap();
+    let [(code, out, err), (_, expected, _)] = [told(&output), told(&plain)];
+    assert_eq!((code, signals(&out)), (Some(0), signals(&expected)), "{err}");
+    fake.finish();
 }
 
 #[test]
@@ -253,8 +364,7 @@ fn patient(
     let (sender, ready) = mpsc::channel::<Pid>();
     let fake = Fake::run(move |listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        bind(&mut peer, &id);
+        let id = granted(&mut peer);
         then(&mut peer, &id, ready.recv().unwrap());
         if let Some(frame) = peer.frame() {
             let stated_shared::wire::ClientFrame::Request { number, .. } = frame else { panic!("{frame:?}") };
@@ -286,8 +396,7 @@ fn a_lost_lock_ends_the_command() {
 fn a_lost_lock_may_only_be_told() {
     let fake = Fake::run(|listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        bind(&mut peer, &id);
+        let id = granted(&mut peer);
         peer.notice(Notice::LockLost { id: LockId::parse("another").unwrap(), why: "not ours".into() });
         peer.notice(Notice::LockLost { id: id.clone(), why: "broken by root".into() });
         unlock(&mut peer, &id);
@@ -323,8 +432,7 @@ fn a_connection_that_is_lost_and_resumed_changes_nothing() {
     let path = fifo.clone();
     let fake = Fake::run(move |listener| {
         let mut peer = Peer::accept(listener);
-        let (_, id) = granted(&mut peer);
-        bind(&mut peer, &id);
+        let id = granted(&mut peer);
         drop(peer);
         let welcome = stated_shared::wire::Welcome { resumed: true, ..fake::welcome() };
         let mut peer = Peer::accept_as(listener, Ok(welcome));

@@ -1,24 +1,23 @@
 //! The command that runs under a lock: bound before it runs, watched while it does.
 
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use clap::ValueEnum;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGQUIT, SIGTERM};
-use stated_shared::{Failure, FailureKind, Hold, LockId, Notice, ProcessRef, Request};
+use stated_shared::{Failure, FailureKind, LockId, Notice};
 
 use super::output::Output;
 use super::{failure, interrupt};
 use crate::Client;
-use crate::launch;
+use crate::held_back::{HeldBack, is_ignored};
 
 /// How often a lost connection is tried while the command runs.
 const RECONNECT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
@@ -35,43 +34,31 @@ pub(super) enum OnLost {
 /// The lock that a command runs under.
 pub(super) struct Held {
     pub(super) id: LockId,
+    /// As the command is told it.
+    pub(super) fence: String,
     pub(super) on_lost: OnLost,
-    /// Whether the lock lives as long as the command.
-    pub(super) bind: bool,
 }
 
-/// Runs the command under the lock and ends the lock after it; returns its exit code.
+/// Lets the command go that waits for its lock, and ends the lock after it; returns its exit code.
 ///
-/// The flag says that an interrupt ends this process; it is cleared once the command could get the interrupt itself.
+/// The flag says that signals end this process; it is cleared once the command could get them.
 pub(super) fn run(
-    command: Command,
+    command: HeldBack,
+    program: &str,
     client: &mut Client,
     held: &Held,
+    mut signals: Signals,
     interruptible: &Arc<AtomicBool>,
     output: &Output,
 ) -> Result<u8, Failure> {
-    let mut signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
-    let program = command.get_program().to_string_lossy().into_owned();
-    // Until the command may run, an interrupt ends this process, and with it the waiting child.
-    let uninterruptible = || interruptible.store(false, Ordering::Relaxed);
-    let started = match held.bind {
-        true => start_held(command, |pid| bind(client, &held.id, pid).inspect(|()| uninterruptible()))?,
-        false => {
-            uninterruptible();
-            start(command)
-        }
-    };
-    let mut child = match started {
-        Ok(child) => child,
-        Err(error) => {
-            release(client, &held.id);
-            return Ok(not_started(&program, &error, output));
-        }
-    };
-    let status = watch(&mut child, client, held, &mut signals, output)
-        .map_err(|error| failure::local(format!("wait for {program}"), &error))?;
+    let cannot = |error: io::Error| failure::local(format!("wait for {program}"), &error);
+    // Until the command may run, signals end this process, and with it the waiting child.
+    interruptible.store(false, Ordering::Relaxed);
+    let running = command.let_go(&held.fence).map_err(cannot)?;
+    watch(running.pidfd(), client, held, &mut signals, output).map_err(cannot)?;
+    let ended = running.wait();
     release(client, &held.id);
-    Ok(exit_code(status))
+    Ok(ended.map_or_else(|error| not_started(program, &error, output), exit_code))
 }
 
 /// Ends this process with 130 on an interrupt, as long as the flag is set.
@@ -105,75 +92,14 @@ fn release(client: &mut Client, id: &LockId) {
     }
 }
 
-fn start(mut command: Command) -> io::Result<Child> {
-    command.spawn()
-}
-
-/// Starts the command once `bind` has tied to its process what shall live as long as it does.
-///
-/// `spawn` returns after the exec, which waits for that; so a thread of its own spawns.
-pub(super) fn start_held(
-    mut command: Command,
-    bind: impl FnOnce(Pid) -> Result<(), Failure>,
-) -> Result<io::Result<Child>, Failure> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|error| failure::local("make a pipe", &error.into()));
-    let (told, tell) = pipe()?;
-    let (gate, open) = pipe()?;
-    launch::hold_back(&mut command, tell, gate, open.as_raw_fd());
-    let spawning = std::thread::spawn(move || {
-        let child = command.spawn();
-        // The command holds this process's end of the pipe on which its child tells its ID.
-        drop(command);
-        child
-    });
-    let bound = match read_pid(told) {
-        Some(pid) => bind(pid),
-        // No child came to be; spawn says why.
-        None => Ok(()),
-    };
-    if bound.is_ok() {
-        // A child that is gone already shows in what spawn returns.
-        let _ = rustix::io::write(&open, b"!");
-    }
-    drop(open);
-    let spawned = spawning.join().map_err(|_| Failure::new(FailureKind::Internal, "the spawning thread panicked"))?;
-    bound.map(|()| spawned)
-}
-
-fn read_pid(told: OwnedFd) -> Option<Pid> {
-    let mut bytes = [0; 4];
-    std::fs::File::from(told).read_exact(&mut bytes).ok()?;
-    Pid::from_raw(i32::from_ne_bytes(bytes))
-}
-
-/// Ties the lock to the process: by descriptor, else by its ID where daemon and client share a PID namespace.
-fn bind(client: &mut Client, id: &LockId, pid: Pid) -> Result<(), Failure> {
-    let request = |process| Request::Bind { id: id.clone(), hold: Hold::ConnectionOrProcess, process };
-    if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
-        match client.call_with_process(&request(ProcessRef::Descriptor), pidfd.as_fd()) {
-            Ok(_) => return Ok(()),
-            // The lock is gone, or nobody can tell: the other way would say the same.
-            Err(failure) if matches!(failure.kind, FailureKind::NotFound | FailureKind::Unavailable) => {
-                return Err(failure);
-            }
-            Err(_) => {}
-        }
-    }
-    let by_id = request(ProcessRef::Pid(pid.as_raw_nonzero().get().unsigned_abs()));
-    client.call(&by_id).map(drop).map_err(|failure| {
-        if failure.hint.is_some() { failure } else { failure.hint("-o ties the lock to this wrapper instead") }
-    })
-}
-
-/// Waits for the command, passing on signals and acting on a lost lock.
+/// Waits for the command's end, passing on signals and acting on a lost lock.
 pub(super) fn watch(
-    child: &mut Child,
+    pidfd: &OwnedFd,
     client: &mut Client,
     held: &Held,
     signals: &mut Signals,
     output: &Output,
-) -> io::Result<ExitStatus> {
-    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+) -> io::Result<()> {
     let mut in_contact = true;
     loop {
         // Before the first wait too: a notice may have come together with the last answer.
@@ -187,13 +113,13 @@ pub(super) fn watch(
             if let Notice::LockLost { id, why } = notice
                 && id == held.id
             {
-                lost(&why, held.on_lost, &pidfd, output)?;
+                lost(&why, held.on_lost, pidfd, output)?;
             }
         }
-        let events = wait(&pidfd, client.as_fd().filter(|_| in_contact), in_contact, signals)?;
-        signals.forward(&pidfd)?;
+        let events = wait(pidfd, client.as_fd().filter(|_| in_contact), in_contact, signals)?;
+        signals.forward(pidfd)?;
         if events.child {
-            return child.wait();
+            return Ok(());
         }
     }
 }
@@ -252,10 +178,17 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn register() -> io::Result<Self> {
-        // A handler, not SIG_IGN, which the command would inherit.
-        if !is_ignored(SIGQUIT) {
-            signal_hook::flag::register(SIGQUIT, Arc::default())?;
+    /// Handles them from now on. While the flag is set, where one is given, they still do what they do by default.
+    pub(super) fn register(ends: Option<&Arc<AtomicBool>>) -> io::Result<Self> {
+        let handled = [SIGQUIT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal));
+        for signal in handled {
+            if let Some(ends) = ends {
+                signal_hook::flag::register_conditional_default(signal, Arc::clone(ends))?;
+            }
+            // A handler, not SIG_IGN, which the command would inherit.
+            if signal == SIGQUIT {
+                signal_hook::flag::register(signal, Arc::default())?;
+            }
         }
         let mut idle = Vec::new();
         let terminate = Self::pipe(SIGTERM, &mut idle)?;
@@ -283,16 +216,4 @@ impl Signals {
         }
         Ok(())
     }
-}
-
-/// Whether this process was started with a signal ignored, as `nohup` and background jobs have it: it stays so, and
-/// the command inherits it.
-pub(super) fn is_ignored(signal: i32) -> bool {
-    static IGNORED: OnceLock<u64> = OnceLock::new();
-    let mask = IGNORED.get_or_init(|| {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-    });
-    mask & (1 << (signal - 1)) != 0
 }

@@ -10,6 +10,7 @@ use stated_shared::{Failure, Selector, StateName};
 
 use super::views::VersionView;
 use super::{Context, args, failure};
+use crate::random::random;
 
 /// Read a version's content
 #[derive(Debug, Args)]
@@ -54,10 +55,8 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
         return OpenOptions::new().write(true).open(path)?.write_all(content);
     }
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{:016x}", u64::from_ne_bytes(random)));
+    let temporary = path.with_file_name(format!(".{name}.{:016x}", u64::from_ne_bytes(random()?)));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     let written = fill(file, content).and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {

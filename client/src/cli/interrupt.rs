@@ -7,9 +7,9 @@ use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 use stated_shared::Failure;
 
-use super::child::is_ignored;
 use super::failure;
 use super::output::Output;
+use crate::held_back::is_ignored;
 
 /// The exit code of an interrupted process, as shells have it.
 const EXIT_CODE: u8 = 130;

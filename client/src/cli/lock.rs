@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 use stated_shared::limits::SEMAPHORE_SLOTS_MAX;
-use stated_shared::{Failure, FailureKind, Grant, Hold, Lock, LockId, LockKind, Notice, StateName, Wait};
+use stated_shared::{
+    Failure, FailureKind, Grant, Hold, Lock, LockId, LockKind, Notice, ProcessRef, Request, StateName, Wait,
+};
 
-use super::child::{self, Held, OnLost};
+use super::child::{self, Held, OnLost, Signals};
 use super::views::GrantView;
 use super::{Context, args, failure, table};
 use crate::Client;
+use crate::client::{Opening, with_id};
+use crate::held_back::HeldBack;
 use crate::printable::printable;
 
 /// Run a command under a lock, or take a lease
@@ -71,9 +75,30 @@ pub(super) struct LockVerb {
 impl LockVerb {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let waiting = child::exit_on_interrupt(&context.output)?;
-        let mut client = context.connect()?;
+        let mut opening = context.open()?;
+        let mut lock = with_id(&self.request()?)?;
+        // While the daemon reads the hello. The command becomes what it is only once it has its lock.
+        let command = self.command.split_first().map(|command| self.hold_back(command, &opening, &lock)).transpose()?;
+        let pidfd = command.as_ref().map(HeldBack::pidfd).filter(|_| !self.only_wrapper);
+        if pidfd.is_some() {
+            (lock.hold, lock.process) = (Hold::ConnectionOrProcess, Some(ProcessRef::Descriptor));
+        }
+        opening.ask_ahead(&Request::Lock(lock.clone()), pidfd)?;
+        // While the daemon decides; until the command may run they end this wrapper as ever.
+        let signals = Signals::register(Some(&waiting)).map_err(|error| failure::local("handle signals", &error))?;
+        let mut client = context.finish(opening)?;
         tell_holders(&mut client);
-        let grant = match client.lock(&self.request()?, None) {
+        let granted = match (client.lock(&lock, pidfd), &command) {
+            (Err(first), Some(command)) if lock.process.is_some() && is_of_process(&first) => {
+                lock.process = Some(ProcessRef::Pid(command.pid().as_raw_nonzero().get().unsigned_abs()));
+                client.lock(&lock, None).map_err(|second| match second.hint {
+                    None if second.message != first.message => second.hint("-o ties the lock to this wrapper instead"),
+                    _ => second,
+                })
+            }
+            (granted, _) => granted,
+        };
+        let grant = match granted {
             Ok(grant) => grant,
             Err(failure) if failure.kind == FailureKind::Busy => {
                 failure::report(&failure, self.conflict_exit_code, &context.output);
@@ -81,13 +106,32 @@ impl LockVerb {
             }
             Err(failure) => return Err(failure),
         };
-        let Some((program, arguments)) = self.command.split_first() else {
+        let Some(command) = command else {
             return print_lease(&grant, context);
         };
+        if lock.id.as_ref() != Some(&grant.id) {
+            return Err(failure::unexpected());
+        }
+        let held = Held { id: grant.id, fence: grant.fence.to_string(), on_lost: self.on_lost };
+        let program = self.command[0].to_string_lossy();
+        child::run(command, &program, &mut client, &held, signals, &waiting, &context.output)
+    }
+
+    /// Starts the command, which learns its fence when it is let go.
+    fn hold_back(
+        &self,
+        (program, arguments): (&OsString, &[OsString]),
+        opening: &Opening,
+        lock: &Lock,
+    ) -> Result<HeldBack, Failure> {
+        let names: Vec<&str> = self.names.iter().map(StateName::as_str).collect();
         let mut command = Command::new(program);
-        command.args(arguments).envs(self.environment(&client, &grant));
-        let held = Held { id: grant.id, on_lost: self.on_lost, bind: !self.only_wrapper };
-        child::run(command, &mut client, &held, &waiting, &context.output)
+        command.args(arguments).env("STATED_SOCKET", opening.socket()).env("STATED_STATE", names.join("\n"));
+        if let Some(id) = &lock.id {
+            command.env("STATED_LOCK_ID", id.as_str());
+        }
+        HeldBack::start(&command, Some("STATED_FENCE"))
+            .map_err(|error| failure::local(format!("run {}", program.to_string_lossy()), &error))
     }
 
     fn request(&self) -> Result<Lock, Failure> {
@@ -108,8 +152,6 @@ impl LockVerb {
             ttl_ms: self.ttl.map(args::milliseconds),
             reason: self.reason(),
             under: args::inherited_lock()?,
-            // The command does not exist yet: it is bound to the lock before it runs.
-            hold: Hold::Connection,
             ..Lock::exclusive(self.names.iter().cloned(), "lock")
         })
     }
@@ -121,16 +163,12 @@ impl LockVerb {
             Some(program.file_name()?.to_string_lossy().into_owned())
         })
     }
+}
 
-    fn environment(&self, client: &Client, grant: &Grant) -> [(&'static str, OsString); 4] {
-        let names: Vec<&str> = self.names.iter().map(StateName::as_str).collect();
-        [
-            ("STATED_SOCKET", client.socket().into()),
-            ("STATED_STATE", names.join("\n").into()),
-            ("STATED_LOCK_ID", grant.id.as_str().into()),
-            ("STATED_FENCE", grant.fence.to_string().into()),
-        ]
-    }
+/// Whether a failure may be of the process that came with the request: by its ID, where daemon and client share a PID
+/// namespace, it may be known better.
+fn is_of_process(failure: &Failure) -> bool {
+    matches!(failure.kind, FailureKind::Usage | FailureKind::Other)
 }
 
 fn print_lease(grant: &Grant, context: &Context) -> Result<u8, Failure> {

@@ -43,6 +43,7 @@ mod versions;
 mod views;
 mod watch;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +53,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stated_shared::paths::{self, ProcessEnvironment};
 use stated_shared::{Failure, FailureKind, StateName};
 
+use crate::client::{Opening, WELCOME_MAX};
 use crate::gateway::process;
 use crate::{Client, ConnectOptions};
 use output::Output;
@@ -158,7 +160,16 @@ struct Context {
 
 impl Context {
     fn connect(&self) -> Result<Client, Failure> {
-        let mut client = Client::connect(&self.options)?;
+        self.finish(self.open()?)
+    }
+
+    /// Says hello to the daemon; [`Self::finish`] waits for its answer.
+    fn open(&self) -> Result<Opening, Failure> {
+        Opening::begin(&self.options, WELCOME_MAX)
+    }
+
+    fn finish(&self, opening: Opening) -> Result<Client, Failure> {
+        let mut client = opening.finish()?;
         progress::show(&mut client, &self.output);
         // That it serves goes without saying.
         if let Some(said) = client.daemon_said().filter(|said| *said != "serving") {
@@ -168,41 +179,36 @@ impl Context {
     }
 }
 
-/// The verbs that scripts call in loops, defined alone.
+/// One verb, defined alone.
 #[derive(Debug, Parser)]
-#[command(name = "statectl", disable_help_subcommand = true)]
-struct FrequentCli {
+#[command(name = "statectl", disable_help_flag = true)]
+struct Alone<V: clap::Args> {
     #[command(flatten)]
     globals: Globals,
-    #[command(subcommand)]
-    verb: Frequent,
+    #[command(flatten)]
+    verb: V,
 }
 
-#[derive(Debug, Subcommand)]
-enum Frequent {
-    Put(put::Put),
-    Get(get::Get),
-    Lock(lock::LockVerb),
-    Unlock(unlock::Unlock),
+impl<V: clap::Args> Alone<V> {
+    fn parse(named: fn(V) -> Verb) -> Option<Cli> {
+        let Self { globals, verb } = Self::try_parse_from(std::env::args_os().skip(1)).ok()?;
+        Some(Cli { globals, verb: named(verb) })
+    }
 }
 
 /// Parses the arguments of this process.
 ///
-/// To define all verbs takes longer than to take a lock, so what is called in loops is tried first. Whatever is no
+/// To define all verbs takes longer than to take a lock, so one that scripts call in loops is tried alone. Whatever is no
 /// complete call of that, help and mistakes included, is for the whole definition to tell.
 fn parse() -> Result<Cli, clap::Error> {
-    FrequentCli::try_parse().map_or_else(
-        |_| parse_all(),
-        |FrequentCli { globals, verb }| {
-            let verb = match verb {
-                Frequent::Put(put) => Verb::Put(put),
-                Frequent::Get(get) => Verb::Get(get),
-                Frequent::Lock(lock) => Verb::Lock(lock),
-                Frequent::Unlock(unlock) => Verb::Unlock(unlock),
-            };
-            Ok(Cli { globals, verb })
-        },
-    )
+    let alone = match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
+        Some("get") => Alone::parse(Verb::Get),
+        Some("lock") => Alone::parse(Verb::Lock),
+        Some("put") => Alone::parse(Verb::Put),
+        Some("unlock") => Alone::parse(Verb::Unlock),
+        _ => None,
+    };
+    alone.map_or_else(parse_all, Ok)
 }
 
 /// Runs the command line of this process.
@@ -298,9 +304,14 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
 mod tests {
     use clap::CommandFactory;
 
+    use super::Alone;
+
     #[test]
     fn the_definition_is_consistent() {
         super::Cli::command().debug_assert();
-        super::FrequentCli::command().debug_assert();
+        Alone::<super::get::Get>::command().debug_assert();
+        Alone::<super::lock::LockVerb>::command().debug_assert();
+        Alone::<super::put::Put>::command().debug_assert();
+        Alone::<super::unlock::Unlock>::command().debug_assert();
     }
 }

@@ -15,6 +15,9 @@ use crate::retry::Bound;
 /// What is reserved for a content before its bytes arrive.
 const RESERVE_LEN_MAX: u64 = 16 << 20;
 
+/// The number of a session's first request.
+pub(super) const FIRST: u64 = 1;
+
 /// The bytes that belong to a request besides its frame.
 #[derive(Clone, Copy)]
 pub(super) struct Attachment<'a> {
@@ -64,6 +67,10 @@ impl Client {
         asked: Instant,
         attachment: Attachment<'_>,
     ) -> Result<(Reply, Vec<u8>), Broken> {
+        // What went out with the hello is on its way already, unless that connection was lost since.
+        if std::mem::take(&mut self.ahead) && number == FIRST {
+            return self.await_reply(number, None);
+        }
         let request = Box::new(still_waiting(request, asked.elapsed()));
         let frame = encode(&ClientFrame::Request { number, request }).map_err(|error| {
             Broken::Refused(Failure::new(FailureKind::Usage, format!("request too large: {error}")))

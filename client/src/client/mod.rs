@@ -1,6 +1,7 @@
 //! The session: numbered requests over a connection that may drop and come back.
 
 mod exchange;
+mod opening;
 mod resume;
 
 use std::collections::BTreeSet;
@@ -16,14 +17,16 @@ use stated_shared::{
 };
 
 use crate::connection::{Broken, Incoming};
-use crate::discover::{self, ConnectOptions};
+use crate::discover::ConnectOptions;
 use crate::pin::Witness;
-use crate::retry::Pauses;
+use crate::random::random;
 use exchange::Attachment;
-use resume::{Link, Passing, await_welcome};
+use resume::{Link, Passing};
 
 #[cfg(feature = "tokio")]
 pub(crate) use exchange::{still_waiting, unknown, waits_for_lock, writes};
+#[cfg_attr(not(feature = "cli"), allow(unused_imports, reason = "the library itself waits for the welcome"))]
+pub(crate) use opening::Opening;
 pub(crate) use resume::is_passing;
 
 /// How long the daemon may take to welcome a client that it accepted.
@@ -73,6 +76,8 @@ pub struct Client {
     passing: Passing,
     /// The number of the last request.
     number: u64,
+    /// The first request went out with the hello, on the connection that is there now.
+    ahead: bool,
     /// Session locks that were granted and neither ended nor lost.
     held: BTreeSet<LockId>,
     handler: Option<NoticeHandler>,
@@ -88,55 +93,7 @@ impl Client {
 
     /// As [`Client::connect`], waiting so long for a daemon that accepted.
     pub(crate) fn connect_within(options: &ConnectOptions, welcome_max: Duration) -> Result<Self, Failure> {
-        let mut session = [0; 16];
-        getrandom::fill(&mut session)
-            .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
-        let exe = options.exe.clone();
-        let mut hello = ClientHello { session: SessionId(session), exe, features: Vec::new(), pin: None };
-        let deadline = Instant::now() + welcome_max;
-        let mut pauses = Pauses::new();
-        let mut daemon_said = None;
-        loop {
-            // A daemon that stops may still accept and then drop the connection: its successor answers.
-            let opened = discover::connect(options, &mut hello, &mut daemon_said);
-            let error = match opened.and_then(|(connection, socket, witness)| {
-                let (connection, welcome) = await_welcome(connection, deadline)?;
-                Ok((connection, socket, witness, welcome))
-            }) {
-                Ok((connection, socket, mut witness, welcome)) => {
-                    match witness.check(&welcome, &socket) {
-                        Ok(()) => witness.welcomed(&welcome),
-                        Err(failure) if failure.kind == FailureKind::Storage && options.accept_rollback => {
-                            witness.accept(&welcome);
-                        }
-                        Err(failure) => return Err(failure),
-                    }
-                    hello.pin = witness.seq();
-                    return Ok(Self {
-                        options: options.clone(),
-                        socket,
-                        hello,
-                        welcome,
-                        witness,
-                        daemon_said,
-                        link: Link::up(connection),
-                        passing: Passing::new(),
-                        number: 0,
-                        held: BTreeSet::new(),
-                        handler: None,
-                        progress: None,
-                        kept: Vec::new(),
-                    });
-                }
-                Err(Broken::Refused(failure)) => return Err(failure),
-                Err(Broken::Lost(error)) => error,
-            };
-            if Instant::now() >= deadline {
-                return Err(Failure::new(FailureKind::Unavailable, format!("the daemon does not answer: {error}"))
-                    .hint("statectl status"));
-            }
-            std::thread::sleep(pauses.next());
-        }
+        Opening::begin(options, welcome_max)?.finish()
     }
 
     /// What the daemon said of its start, where this client started it: of a new key that must be backed up, say.
@@ -345,9 +302,8 @@ pub(crate) fn take_large(commit: &mut Commit) -> Vec<Bytes> {
 pub(crate) fn with_id(lock: &Lock) -> Result<Lock, Failure> {
     let mut lock = lock.clone();
     if lock.id.is_none() {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)
-            .map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
+        let random =
+            random().map_err(|error| Failure::new(FailureKind::Other, format!("no random numbers: {error}")))?;
         lock.id = Some(LockId::from_random(random));
     }
     Ok(lock)

@@ -140,6 +140,7 @@ impl Client {
 
     /// Takes note of a handshake after the first one.
     pub(crate) fn welcomed(&mut self, welcome: Welcome) -> Result<(), Failure> {
+        self.ahead = false;
         if welcome.repository != self.welcome.repository {
             self.link = Link::down();
             return Err(Failure::new(

@@ -5,6 +5,7 @@
 //! (a rebound DNS name would differ), and carries no header that only browsers send.
 
 use std::fmt::{self, Write as _};
+use std::io;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +13,8 @@ use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::{StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
+
+use crate::random::random;
 
 /// What a client must know: drawn for one run of one gateway.
 #[derive(Clone, Serialize, Deserialize)]
@@ -24,21 +27,20 @@ pub struct Credential {
 
 impl Credential {
     /// Draws a new one from the kernel.
-    pub fn draw() -> Result<Self, getrandom::Error> {
+    pub fn draw() -> io::Result<Self> {
         Ok(Self { username: "stated".to_owned(), password: random_hex::<32>()? })
     }
 
     /// Draws the keys of an AWS client: the access key's ID and the secret key.
-    pub fn draw_keys() -> Result<Self, getrandom::Error> {
+    pub fn draw_keys() -> io::Result<Self> {
         let id = random_hex::<7>()?.to_uppercase();
         Ok(Self { username: format!("STATED{id}"), password: random_hex::<32>()? })
     }
 }
 
 /// So many random bytes from the kernel, in hexadecimal.
-pub fn random_hex<const LEN: usize>() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; LEN];
-    getrandom::fill(&mut bytes)?;
+pub fn random_hex<const LEN: usize>() -> io::Result<String> {
+    let bytes: [u8; LEN] = random()?;
     Ok(bytes.iter().fold(String::with_capacity(2 * LEN), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

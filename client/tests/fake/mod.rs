@@ -1,7 +1,7 @@
 //! A server for tests: a thread that accepts connections and follows a script.
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::io::{IoSliceMut, Read, Write};
+use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -66,20 +66,30 @@ impl Peer {
     }
 
     /// A record that the client saw before is there still, unless the answer says otherwise.
-    pub fn accept_as(listener: &UnixListener, mut answer: ServerHello) -> Self {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut preamble = [0; Preamble::LEN];
-        stream.read_exact(&mut preamble).unwrap();
-        assert_eq!(Preamble::decode(&preamble), Some(Preamble::OURS));
-        stream.write_all(&Preamble::OURS.encode()).unwrap();
+    pub fn accept_as(listener: &UnixListener, answer: ServerHello) -> Self {
+        let mut peer = Self::accept_unwelcomed(listener);
+        peer.welcome(answer);
+        peer
+    }
+
+    /// Reads the client's hello and leaves it without an answer.
+    pub fn accept_unwelcomed(listener: &UnixListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
         let hello = ClientHello { session: SessionId([0; 16]), exe: None, features: Vec::new(), pin: None };
         let mut peer = Self { hello, stream, inbox: Vec::new(), descriptors: Vec::new() };
+        let preamble = peer.bytes(Preamble::LEN).expect("a preamble").try_into().unwrap();
+        assert_eq!(Preamble::decode(&preamble), Some(Preamble::OURS));
+        peer.stream.write_all(&Preamble::OURS.encode()).unwrap();
         peer.hello = decode(&peer.body().expect("a hello")).unwrap();
-        if let (Some(_), Ok(welcome @ Welcome { pinned: Pinned::Unasked, .. })) = (peer.hello.pin, &mut answer) {
+        peer
+    }
+
+    /// Answers to the hello.
+    pub fn welcome(&mut self, mut answer: ServerHello) {
+        if let (Some(_), Ok(welcome @ Welcome { pinned: Pinned::Unasked, .. })) = (self.hello.pin, &mut answer) {
             welcome.pinned = Pinned::At(Digest::ZERO);
         }
-        peer.stream.write_all(&encode(&answer).unwrap()).unwrap();
-        peer
+        self.stream.write_all(&encode(&answer).unwrap()).unwrap();
     }
 
     /// The next request, in which no chunk may come.

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::cli::output::Output;
 use crate::cli::{child, failure};
+use crate::held_back::is_ignored;
 use crate::printable::printable;
 use crate::{Client, ConnectOptions};
 
@@ -106,7 +107,7 @@ impl<'a> Stage<'a> {
         let programs = exe.parent().unwrap_or(Path::new("/")).to_path_buf();
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-            if !child::is_ignored(signal) {
+            if !is_ignored(signal) {
                 signal_hook::flag::register(signal, Arc::clone(&interrupted))
                     .map_err(|error| failure::local("handle signals", &error))?;
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::IgnoredAny;
 use stated_shared::{
     Bytes, Change, Commit, CommittedState, Content, Expect, Failure, FailureKind, Grant, Lock, LockId, Selector,
@@ -86,18 +87,21 @@ impl Edit {
         context: &Context,
     ) -> Result<(), Failure> {
         let output = &context.output;
-        let mut signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
+        let mut signals = Signals::register(None).map_err(|error| failure::local("handle signals", &error))?;
         let original = Original::read(client, &self.state)?;
         let draft = Draft::create(&self.state, &original.text)
             .map_err(|error| failure::local("write the text for the editor", &error))?;
         if !draft.is_in_memory() {
             output.say("no place in memory is found: while you edit, the text is on a disk");
         }
-        let held = Held { id: grant.id.clone(), on_lost: OnLost::Warn, bind: false };
+        let held = Held { id: grant.id.clone(), fence: grant.fence.to_string(), on_lost: OnLost::Warn };
         let text = loop {
             let mut running = editor.start(draft.path())?;
-            let status = child::watch(&mut running, client, &held, &mut signals, output)
-                .map_err(|error| failure::local("wait for the editor", &error))?;
+            let cannot = |error: io::Error| failure::local("wait for the editor", &error);
+            let pidfd =
+                pidfd_open(Pid::from_child(&running), PidfdFlags::empty()).map_err(|error| cannot(error.into()))?;
+            child::watch(&pidfd, client, &held, &mut signals, output).map_err(cannot)?;
+            let status = running.wait().map_err(cannot)?;
             editor.check(status)?;
             let text = match put::read(Some(draft.path().to_owned())) {
                 Ok(text) => text,

@@ -4,12 +4,12 @@ mod route;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use rustix::process::Pid;
 use stated_shared::{Failure, FailureKind, LockId, Reply, Request, Selector, StateName};
 
 use super::child::{self, Signals};
@@ -20,6 +20,7 @@ use crate::gateway::default_name::{Repository, default_name};
 use crate::gateway::owner::Owner;
 use crate::gateway::process::GatewayProcess;
 use crate::gateway::{Credential, DIRECTORY_LABEL, directory_label, environment};
+use crate::held_back::HeldBack;
 use crate::printable::printable;
 use route::{Protocol, Route, Surroundings};
 
@@ -161,34 +162,30 @@ impl Exec {
 
 /// Runs the command once the gateway knows its process; returns its exit code.
 fn run(command: Command, gateway: &GatewayProcess, context: &Context) -> Result<u8, Failure> {
-    let signals = Signals::register().map_err(|error| failure::local("handle signals", &error))?;
+    let signals = Signals::register(None).map_err(|error| failure::local("handle signals", &error))?;
     let interruptible = child::exit_on_interrupt(&context.output)?;
     let program = command.get_program().to_string_lossy().into_owned();
-    let attend = |pid: Pid| {
-        let gone = |why: &str| Failure::new(FailureKind::Internal, format!("cannot watch the command: {why}"));
-        let owner = Owner::open(pid.as_raw_nonzero().get().unsigned_abs()).ok_or_else(|| gone("it is gone"))?;
-        gateway.attend(&owner).map_err(|error| gone(&error.to_string()))?;
-        // From here on an interrupt at the terminal is the command's to handle; this waits for it.
-        interruptible.store(false, Ordering::Relaxed);
-        Ok(())
-    };
-    let mut started = match child::start_held(command, attend)? {
-        Ok(started) => started,
-        Err(error) => return Ok(child::not_started(&program, &error, &context.output)),
-    };
+    let cannot = |error: std::io::Error| failure::local(format!("run {program}"), &error);
+    let command = HeldBack::start(&command, None).map_err(cannot)?;
+    let gone = |why: &str| Failure::new(FailureKind::Internal, format!("cannot watch the command: {why}"));
+    let owner = Owner::open(command.pid().as_raw_nonzero().get().unsigned_abs()).ok_or_else(|| gone("it is gone"))?;
+    gateway.attend(&owner).map_err(|error| gone(&error.to_string()))?;
+    // From here on an interrupt at the terminal is the command's to handle; this waits for it.
+    interruptible.store(false, Ordering::Relaxed);
+    let running = command.let_go("").map_err(cannot)?;
     gateway
         .remarks(|remark| eprintln!("statectl: {}", printable(remark)))
-        .and_then(|()| wait(&mut started, signals))
-        .map_err(|error| failure::local(format!("wait for {program}"), &error))
+        .and_then(|()| wait(running.pidfd(), signals))
+        .map_err(|error| failure::local(format!("wait for {program}"), &error))?;
+    Ok(running.wait().map_or_else(|error| child::not_started(&program, &error, &context.output), child::exit_code))
 }
 
-fn wait(started: &mut Child, mut signals: Signals) -> std::io::Result<u8> {
-    let pidfd = rustix::process::pidfd_open(Pid::from_child(started), rustix::process::PidfdFlags::empty())?;
+fn wait(pidfd: &OwnedFd, mut signals: Signals) -> std::io::Result<()> {
     loop {
-        let ended = child::wait(&pidfd, None, false, &signals)?.child;
-        signals.forward(&pidfd)?;
+        let ended = child::wait(pidfd, None, false, &signals)?.child;
+        signals.forward(pidfd)?;
         if ended {
-            return Ok(child::exit_code(started.wait()?));
+            return Ok(());
         }
     }
 }
