@@ -63,8 +63,10 @@ impl Places {
     }
 }
 
-/// Threads that serve connections, at least.
-const THREADS_MIN: usize = 2;
+/// Half of a commit's memory is freed by another thread than asked for it, in pieces of up to 64 KiB: the system's
+/// allocator locks, merges and gives back to the kernel, which takes more time than hashing and sealing do.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -96,10 +98,8 @@ fn main() -> ExitCode {
 
 fn run(places: Places, accept_loss: Option<Seq>) -> Result<(), Failure> {
     let settings = Settings { accept_loss, ..places.settings()? };
-    // One of them may sit in a sync.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).max(THREADS_MIN);
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
+    // One thread serves all connections: each request is a few microseconds of it, and what takes longer runs elsewhere.
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot start the runtime: {error}")))?

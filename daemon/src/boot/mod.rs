@@ -34,7 +34,7 @@ use crate::vault::{Identities, Keyring, Vault};
 
 /// Runs the daemon until a signal or a failure ends it.
 ///
-/// The runtime must be a multi-threaded one with I/O and time.
+/// The runtime must have I/O and time.
 pub async fn run(settings: Settings) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();

@@ -83,7 +83,7 @@ impl Row<'_> {
             seq,
             index,
             time: self.event.at,
-            actor: (&self.event.actor).into(),
+            actor: (&*self.event.actor).into(),
             verb: self.verb.to_owned(),
             name: self.name.cloned(),
             version: self.version,

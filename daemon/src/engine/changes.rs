@@ -49,7 +49,7 @@ fn entries(seq: Seq, event: &Event) -> Vec<ChangeEntry> {
         index: 0,
         verb: verb.to_owned(),
         time: event.at,
-        actor: (&event.actor).into(),
+        actor: (&*event.actor).into(),
         state: state.clone(),
         version,
         tag: None,

@@ -1,7 +1,7 @@
 //! Writes snapshots: a second machine that replays what became durable, on a thread of its own.
 //!
-//! The owner hands over the events of each record once it is durable, and goes on; it pays for a queue's end and no
-//! more. What the follower folds in is what a start would, so its machine is the one that a start wants: without session
+//! The owner gathers the events of records that are durable, hands some over at a time, and goes on: to wake this thread
+//! for each would cost it, and whoever it answered, a share of a core. What the follower folds in is what a start would, so its machine is the one that a start wants: without session
 //! locks, waiters, and whatever else lives with its holders.
 
 use std::sync::Arc;
@@ -17,8 +17,14 @@ use crate::machine::Machine;
 use crate::machine::event::Event;
 use crate::vault::Vault;
 
-/// Records that wait for the follower; beyond it the owner waits.
-const QUEUE_LEN_MAX: usize = 4096;
+/// Handovers that wait for the follower; beyond it the owner waits.
+const QUEUE_LEN_MAX: usize = 128;
+/// Records that are handed over together, and the bytes of theirs.
+const GATHERED_MAX: usize = 32;
+/// See [`GATHERED_MAX`].
+const GATHERED_LEN_MAX: u64 = 4 << 20;
+/// How long a record waits to be handed over.
+const GATHERED_FOR_MS_MAX: u64 = 100;
 /// A snapshot is due after this many records. A start opens them all, and what came while one was written.
 ///
 /// Old versions are packed once and copied from one snapshot to the next, so history hardly makes one dearer. Where
@@ -48,7 +54,11 @@ pub(super) struct Durable {
 
 /// The owner's end.
 pub(super) struct Follower {
-    sender: Option<SyncSender<Durable>>,
+    sender: Option<SyncSender<Vec<Durable>>>,
+    gathered: Vec<Durable>,
+    gathered_len: u64,
+    /// When what is gathered is to be handed over, as `CLOCK_BOOTTIME`.
+    due_boottime_ms: Option<u64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -74,24 +84,46 @@ impl Follower {
         )]
         let thread =
             std::thread::Builder::new().name("snapshots".to_owned()).spawn(move || follow(following, &receiver))?;
-        Ok(Self { sender: Some(sender), thread: Some(thread) })
+        Ok(Self { sender: Some(sender), thread: Some(thread), ..Self::absent() })
     }
 
     /// One that writes none, for a journal that has no place for them.
     pub fn absent() -> Self {
-        Self { sender: None, thread: None }
+        Self { sender: None, gathered: Vec::new(), gathered_len: 0, due_boottime_ms: None, thread: None }
     }
 
-    /// Hands over a record. Waits where the follower is far behind.
-    pub fn hand_over(&mut self, durable: Durable) {
+    /// Takes a record, to be handed over soon. Waits where the follower is far behind.
+    pub fn gather(&mut self, durable: Durable, boottime_ms: u64) {
+        if self.sender.is_none() {
+            return;
+        }
+        self.due_boottime_ms.get_or_insert(boottime_ms + GATHERED_FOR_MS_MAX);
+        self.gathered_len += durable.len_bytes;
+        self.gathered.push(durable);
+        if self.gathered.len() >= GATHERED_MAX || self.gathered_len >= GATHERED_LEN_MAX {
+            self.hand_over();
+        }
+    }
+
+    /// When [`Self::hand_over`] is to be called, as `CLOCK_BOOTTIME`.
+    pub fn due_boottime_ms(&self) -> Option<u64> {
+        self.due_boottime_ms
+    }
+
+    /// Hands over what was gathered.
+    pub fn hand_over(&mut self) {
+        self.due_boottime_ms = None;
+        self.gathered_len = 0;
+        let gathered = std::mem::take(&mut self.gathered);
         // One that gave up said so; the next start replays instead.
-        if self.sender.as_ref().is_some_and(|sender| sender.send(durable).is_err()) {
+        if self.sender.as_ref().is_some_and(|sender| sender.send(gathered).is_err()) {
             self.sender = None;
         }
     }
 
     /// Waits until everything that was handed over is done with.
     pub fn stop(mut self) {
+        self.hand_over();
         self.sender = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -101,7 +133,7 @@ impl Follower {
     }
 }
 
-fn follow(following: Following, receiver: &Receiver<Durable>) {
+fn follow(following: Following, receiver: &Receiver<Vec<Durable>>) {
     let Following { mut machine, vault, reader, snapshots, mut last, mut is_due } = following;
     // What the start replayed counts as well: it would be replayed once more.
     let mut records = machine.seq().0 - last.map_or(0, |last| last.0);
@@ -130,21 +162,24 @@ fn follow(following: Following, receiver: &Receiver<Durable>) {
         }
     };
     let mut head = None;
+    let mut gathered = Vec::new().into_iter();
     loop {
-        let at_rest = records >= records_min(&machine, snapshot_len) / AT_REST_DIVISOR;
-        // One that is due at rest is waited for once; without it there is nothing to wake up for.
-        let next = match head {
-            Some(_) if at_rest => receiver.recv_timeout(REST),
-            _ => receiver.recv().map_err(RecvTimeoutError::from),
-        };
-        let durable = match (next, head) {
-            (Ok(durable), _) => durable,
-            (Err(RecvTimeoutError::Timeout), Some(head)) => {
-                snapshot_len = write(&mut machine, head, &mut last).unwrap_or(snapshot_len);
-                (records, record_bytes) = (0, 0);
-                continue;
+        let Some(durable) = gathered.next() else {
+            let at_rest = records >= records_min(&machine, snapshot_len) / AT_REST_DIVISOR;
+            // One that is due at rest is waited for once; without it there is nothing to wake up for.
+            let next = match head {
+                Some(_) if at_rest => receiver.recv_timeout(REST),
+                _ => receiver.recv().map_err(RecvTimeoutError::from),
+            };
+            match (next, head) {
+                (Ok(next), _) => gathered = next.into_iter(),
+                (Err(RecvTimeoutError::Timeout), Some(head)) => {
+                    snapshot_len = write(&mut machine, head, &mut last).unwrap_or(snapshot_len);
+                    (records, record_bytes) = (0, 0);
+                }
+                (Err(_), _) => return,
             }
-            (Err(_), _) => return,
+            continue;
         };
         head = Some(durable.head);
         for event in &durable.events {

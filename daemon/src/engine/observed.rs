@@ -1,6 +1,7 @@
 //! What happened without changing anything durable, gathered for the audit log.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use stated_shared::{StateName, Timestamp, Version};
 
@@ -17,7 +18,7 @@ const FLUSH_EVENTS_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deed {
     /// Who.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// `get`, `lock` …
     pub verb: &'static str,
     /// To what.

@@ -17,7 +17,7 @@ use crate::vault::{self, Vault};
 pub const PLAINTEXT_LEN_MAX: usize = 8 << 20;
 
 /// Buffers larger than this are given back after their record, in bytes.
-pub const BUFFER_KEPT_LEN: usize = 1 << 20;
+const BUFFER_KEPT_LEN: usize = 1 << 20;
 
 /// The version of this form.
 const FORM: u32 = 1;
@@ -92,21 +92,13 @@ impl Draft {
         payloads.iter().for_each(|payload| self.payloads.extend_from_slice(payload));
     }
 
-    /// Seals it as the record after `prev`, in a buffer that is used again.
-    pub fn seal(
-        &self,
-        vault: &Vault,
-        prev: Digest,
-        seq: Seq,
-        kind: RecordKind,
-        mut buffer: Vec<u8>,
-    ) -> Result<Record, vault::SealError> {
+    /// Seals it as the record after `prev`.
+    pub fn seal(&self, vault: &Vault, prev: Digest, seq: Seq, kind: RecordKind) -> Result<Record, vault::SealError> {
         let closed = kind == RecordKind::Closed;
         let envelope = line(&Envelope { record: FORM, seq, events: self.events, closed });
         let mac = vault.chain(prev, seq, &[&envelope, &self.lines]);
-        buffer.clear();
-        vault.seal_into(&[&envelope, &self.lines, &self.payloads], &mut buffer)?;
-        Ok(Record { seq, mac, sealed: buffer })
+        let sealed = vault.seal_pieces(&[&envelope, &self.lines, &self.payloads])?;
+        Ok(Record { seq, mac, sealed })
     }
 
     /// Forgets what it tells; keeps its room for the next, within a bound.

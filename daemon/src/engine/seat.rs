@@ -1,27 +1,27 @@
-//! Who drives the owner: whoever brings it a command while it is idle, else its own thread.
+//! Who drives the owner: the thread that serves the connections while there is little to do, else the engine's own.
 //!
-//! A command is queued first, then its bringer tries the seat. Where nobody sits there he decides, syncs and answers
-//! himself, so a request that is alone passes no other thread on its way. Where somebody does, that one finds the
-//! command in the queue. A bringer who would be kept for too long hands over to the engine's own thread, which drives
-//! until the queue is empty; that thread also sees to what time brings. See
-//! docs/adr/0003-whoever-finds-the-owner-idle-drives-it.md.
+//! A command is queued first. What needs no sync is driven where it arrives, if nobody sits in the seat. For the rest a
+//! task takes its turn once all connections that had something to say were read, so that they share a record: alone, it
+//! decides, syncs and answers in place, and the request passes no other thread on its way. Where more came together the
+//! engine's own thread drives until the queue is empty, and connections are read meanwhile; that thread also sees to
+//! what time brings. See docs/adr/0003-whoever-finds-the-owner-idle-drives-it.md.
 //!
 //! **Invariant:** one drives at a time, and nobody else ever sees owner or machine.
 
-use std::sync::atomic::{AtomicIsize, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::thread::Thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::owner::{Command, Halt, Owner, Round, Wake};
 
 /// Commands that wait for the owner; beyond it connections wait, and with them their peers.
 const QUEUE_LEN_MAX: usize = 1024;
-/// Batches that a bringer makes durable before he hands over: his own connection is not read meanwhile.
-const ROUNDS_MAX: usize = 3;
+/// Commands that are made durable where connections are read, which are not meanwhile.
+const IN_PLACE_MAX: isize = 2;
 
 /// The way to the owner.
 #[derive(Clone)]
@@ -49,6 +49,10 @@ pub(super) struct Seat {
     driver: Mutex<Option<Box<Driver>>>,
     /// Commands that were queued and not taken. Below zero for the moment between a command and its count.
     pending: AtomicIsize,
+    /// There is something for [`Seat::turns`].
+    arrival: Notify,
+    /// The owner has stopped.
+    stopped: AtomicBool,
     /// When the engine's thread looks by itself, as `CLOCK_BOOTTIME`.
     wake_boottime_ms: AtomicU64,
     thread: OnceLock<Thread>,
@@ -68,6 +72,8 @@ pub(super) fn queue() -> (Queue, Commands) {
     let seat = Seat {
         driver: Mutex::new(None),
         pending: AtomicIsize::new(0),
+        arrival: Notify::new(),
+        stopped: AtomicBool::new(false),
         wake_boottime_ms: AtomicU64::new(0),
         thread: OnceLock::new(),
     };
@@ -75,23 +81,31 @@ pub(super) fn queue() -> (Queue, Commands) {
 }
 
 impl Queue {
-    /// Queues a command, waiting for room, and drives the owner where it is idle.
+    /// Queues a command, waiting for room, and sees to it that somebody drives the owner.
     pub(super) async fn send(&self, command: Command) -> Result<(), Stopped> {
+        let needs_sync = command.needs_sync();
         self.sender.send(command).await.map_err(|_| Stopped)?;
-        self.seat.arrived();
+        self.seat.arrived(needs_sync);
         Ok(())
     }
 
     /// As [`Self::send`], where there is room at once; `false` where there is none.
     pub(super) fn try_send(&self, command: Command) -> bool {
+        let needs_sync = command.needs_sync();
         let sent = match self.sender.try_send(command) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
         };
         if sent {
-            self.seat.arrived();
+            self.seat.arrived(needs_sync);
         }
         sent
+    }
+
+    /// Drives the owner from where connections are served; ends when it has stopped.
+    pub(super) fn turns(&self) -> impl Future<Output = ()> + Send + use<> {
+        let seat = Arc::clone(&self.seat);
+        async move { seat.turns().await }
     }
 
     /// What does not keep the owner running.
@@ -133,17 +147,41 @@ impl Commands {
 }
 
 impl Seat {
-    /// A command was queued: takes the seat where nobody sits there.
-    fn arrived(&self) {
-        self.pending.fetch_add(1, Ordering::Relaxed);
+    /// A command was queued.
+    fn arrived(&self, needs_sync: bool) {
+        // With others before it, somebody was told already: who leaves the seat looks at the count once more.
+        if self.pending.fetch_add(1, Ordering::Relaxed) != 0 {
+            return;
+        }
+        if needs_sync {
+            self.arrival.notify_one();
+        } else {
+            self.take_turn(isize::MAX);
+        }
+    }
+
+    /// Takes a turn whenever commands arrived, until the owner has stopped.
+    async fn turns(&self) {
+        while !self.stopped.load(Ordering::Relaxed) {
+            self.arrival.notified().await;
+            self.take_turn(IN_PLACE_MAX);
+        }
+    }
+
+    /// One batch where nobody sits in the seat; the engine's thread is woken for what is left, and for more than
+    /// `in_place_max` commands.
+    fn take_turn(&self, in_place_max: isize) {
         // Either this try finds the seat left, or who leaves it finds the command: both fence in between.
         fence(Ordering::SeqCst);
+        if self.pending.load(Ordering::Relaxed) > in_place_max {
+            return self.wake();
+        }
         let seat = match self.driver.try_lock() {
             Ok(seat) => seat,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let Some((seat, wake)) = self.drive(seat, ROUNDS_MAX) else { return self.wake() };
+        let Some((seat, wake)) = self.drive(seat, 1) else { return self.wake() };
         drop(seat);
         fence(Ordering::SeqCst);
         let is_left_over = self.pending.load(Ordering::Relaxed) > 0;
@@ -181,12 +219,14 @@ impl Seat {
                     }
                 }
                 Ok(Round::Stop) => {
+                    self.stop();
                     let Driver { owner, done, .. } = *driver;
                     // Whoever started the engine may be gone.
                     let _ = done.send(owner.close());
                     return None;
                 }
                 Err(halt) => {
+                    self.stop();
                     let _ = driver.done.send(Err(halt));
                     return None;
                 }
@@ -195,6 +235,11 @@ impl Seat {
         let wake = driver.owner.wake();
         *seat = Some(driver);
         Some((seat, wake))
+    }
+
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.arrival.notify_one();
     }
 
     fn wake(&self) {

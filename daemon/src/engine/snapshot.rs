@@ -121,6 +121,7 @@ fn unpack(frame: &[u8]) -> std::io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Instant;
 
     use stated_shared::{Generation, SessionId, Timestamp};
@@ -144,7 +145,7 @@ mod tests {
 
     /// One state with as many versions, each of a record of its own.
     fn machine(versions: u64) -> Machine {
-        let actor = Actor {
+        let actor = Arc::new(Actor {
             uid: 1000,
             gid: 1000,
             pid: Some(4211),
@@ -153,7 +154,7 @@ mod tests {
             exe: Some("/usr/bin/statectl".to_owned()),
             host: "build-7".to_owned(),
             session: SessionId([3; 16]),
-        };
+        });
         let mut machine = Machine::default();
         for n in 1..=versions {
             let content = Content {
@@ -178,7 +179,7 @@ mod tests {
                 labels: Default::default(),
                 fences: Vec::new(),
             };
-            let event = Event { at: Timestamp(n), actor: actor.clone(), what: What::Committed(committed) };
+            let event = Event { at: Timestamp(n), actor: Arc::clone(&actor), what: What::Committed(committed) };
             machine.apply(Seq(n), &event).unwrap();
         }
         machine

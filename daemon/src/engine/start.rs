@@ -150,6 +150,7 @@ pub fn start(beginning: Beginning, tracker: &TaskTracker) -> Result<(Engine, End
     let Begun { engine, owner, commands } = begin(beginning, tracker)?;
     let (done, ended) = oneshot::channel();
     let queue = engine.queue.clone();
+    tracker.spawn(queue.turns());
     let run = move || queue.keep(owner, commands, done);
     #[expect(
         clippy::disallowed_methods,
@@ -170,7 +171,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     let Beginning { replay, journal, clock, grants: (mut table, loaded), facts, budget, daemon, snapshots, loss } =
         beginning;
     let Replay { vault, machine, head, closed, snapshot, opened } = replay;
-    let daemon = Actor::from(daemon);
+    let daemon = Arc::new(Actor::from(daemon));
     let last = journal.last();
     if let Some((generation, digest)) = machine.keyring()
         && (generation, digest) != (vault.generation(), vault.keyring_digest())

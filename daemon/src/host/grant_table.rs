@@ -4,8 +4,8 @@
 //! the holders together with the file's last bytes. The file is
 //!
 //! ```text
-//! header   "stated grants 1\n", boot ID (16 bytes), salt (16 bytes)
-//! entry    length of the rest (4 bytes, big-endian), ChaCha20-Poly1305 of the body
+//! header   "stated grants 2\n", boot ID (16 bytes), salt (16 bytes)
+//! entry    length of the rest (4 bytes, big-endian), AES-256-GCM of the body
 //! body     kind (0 opened, 1 put, 2 removed), seq (8), length of the key (2), the key, the entry's bytes
 //! ```
 //!
@@ -19,8 +19,9 @@ use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{ChaCha20Poly1305, Nonce};
+use aes_gcm::aead::consts::U12;
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
 use hkdf::Hkdf;
 use rustix::fs::OFlags;
 use sha2::Sha256;
@@ -30,7 +31,7 @@ use zeroize::Zeroizing;
 use super::clock::BootId;
 use super::entropy::fill_random;
 
-const MAGIC: &[u8; 16] = b"stated grants 1\n";
+const MAGIC: &[u8; 16] = b"stated grants 2\n";
 const HEADER_LEN: usize = 48;
 /// Longest body of one entry, in bytes: the names of one lock and its documents stay far below.
 const BODY_LEN_MAX: usize = 1 << 20;
@@ -116,7 +117,7 @@ enum Kind {
 /// One file and the state of its cipher.
 struct Sealed {
     file: File,
-    cipher: ChaCha20Poly1305,
+    cipher: Aes256Gcm,
     header: [u8; HEADER_LEN],
     entries: u64,
     len: u64,
@@ -299,12 +300,12 @@ impl GrantTable {
         unreachable!("the loop ends with the file")
     }
 
-    fn cipher(&self, header: &[u8; HEADER_LEN]) -> ChaCha20Poly1305 {
+    fn cipher(&self, header: &[u8; HEADER_LEN]) -> Aes256Gcm {
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(Some(&header[32..]), self.key.as_slice())
             .expand(b"stated grant table", key.as_mut_slice())
             .expect("32 bytes are within what HKDF can give");
-        ChaCha20Poly1305::new(key.as_slice().into())
+        Aes256Gcm::new(key.as_slice().into())
     }
 
     fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> GrantTableError + use<> {
@@ -343,7 +344,7 @@ impl Sealed {
     }
 }
 
-fn nonce(n: u64) -> Nonce {
+fn nonce(n: u64) -> Nonce<U12> {
     let mut nonce = [0; 12];
     nonce[4..].copy_from_slice(&n.to_be_bytes());
     nonce.into()

@@ -3,6 +3,7 @@
 //! These types are not the wire's. A change here needs a new fixture in `tests/fixtures/`, never an edited one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stated_shared as wire;
@@ -17,7 +18,7 @@ pub struct Event {
     /// When: wall-clock time of the daemon's host.
     pub at: Timestamp,
     /// By whom.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// What.
     pub what: What,
 }

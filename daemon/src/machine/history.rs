@@ -208,7 +208,7 @@ mod tests {
             payload,
             base: base.map(Version),
         };
-        let commit = CommitEntry { at: Timestamp(n), actor, message: None, labels: BTreeMap::new() };
+        let commit = CommitEntry { at: Timestamp(n), actor: Arc::new(actor), message: None, labels: BTreeMap::new() };
         VersionEntry {
             seq: Seq(n + 1),
             content: (!is_removal).then_some(content),

@@ -1,5 +1,7 @@
 //! Deciding locks: take, tie, end, renew, break; and what ends by itself.
 
+use std::sync::Arc;
+
 use stated_shared::limits::{GRANTS_MAX, WAITERS_MAX};
 use stated_shared::{
     Detail, Failure, FailureKind, Hold, Lock, LockId, LockKind, Notice, Reply, SessionId, StateName, Wait,
@@ -215,7 +217,7 @@ impl Machine {
                 names: grant.names.clone(),
                 kind: grant.kind.into(),
                 fence: grant.fence,
-                holder: grant.holder.clone(),
+                holder: Actor::clone(&grant.holder),
                 since: grant.since,
                 operation: grant.operation.clone(),
                 reason: grant.reason.clone(),
@@ -277,7 +279,7 @@ impl Machine {
     }
 
     /// Grants that nothing keeps any more: ended one after the other until there is none.
-    pub fn next_over(&self, time: Time, daemon: &Actor) -> Option<Over> {
+    pub fn next_over(&self, time: Time, daemon: &Arc<Actor>) -> Option<Over> {
         let grant = self.locks.next_over(time.boottime_ms)?;
         let expired = matches!(grant.tenure, Tenure::Lease { .. });
         // Time that ran out, and a parent that is gone, take what nests along; a holder that left waits for it.
@@ -350,7 +352,7 @@ impl Machine {
     }
 
     /// Ends a grant whose holder is done with it: at once, or with the last grant that nests in it.
-    fn end(&self, grant: &Grant, time: Time, actor: &Actor) -> Vec<Step> {
+    fn end(&self, grant: &Grant, time: Time, actor: &Arc<Actor>) -> Vec<Step> {
         if self.locks.nested(&grant.id).next().is_some() {
             return vec![Step::Move(Motion::Ending(grant.id.clone()))];
         }
@@ -419,7 +421,7 @@ fn begin(grant: Grant, time: Time) -> Vec<Step> {
 }
 
 /// The step with which a grant ends.
-fn over(grant: &Grant, time: Time, actor: &Actor, expired: bool) -> Step {
+fn over(grant: &Grant, time: Time, actor: &Arc<Actor>, expired: bool) -> Step {
     match grant.tenure {
         Tenure::Session { .. } => Step::Move(Motion::Ended(grant.id.clone())),
         Tenure::Lease { .. } => {
@@ -429,14 +431,14 @@ fn over(grant: &Grant, time: Time, actor: &Actor, expired: bool) -> Step {
     }
 }
 
-fn record(time: Time, actor: &Actor, what: What) -> Step {
-    Step::Record(Box::new(Event { at: time.wall, actor: actor.clone(), what }))
+fn record(time: Time, actor: &Arc<Actor>, what: What) -> Step {
+    Step::Record(Box::new(Event { at: time.wall, actor: Arc::clone(actor), what }))
 }
 
 struct Holder<'a>(&'a Grant);
 
 impl std::fmt::Display for Holder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        stated_shared::Actor::from(&self.0.holder).fmt(f)
+        stated_shared::Actor::from(&*self.0.holder).fmt(f)
     }
 }

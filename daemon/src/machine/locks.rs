@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use stated_shared::limits::GRANTS_MAX;
 use stated_shared::{Fence, Hold, LockId, LockInfo, LockKind, SessionId, StateName, Timestamp};
@@ -28,7 +29,7 @@ pub struct Grant {
     /// Its fencing token; its parent's where it nests.
     pub fence: Fence,
     /// Who holds it, and in which session.
-    pub holder: Actor,
+    pub holder: Arc<Actor>,
     /// The request that took it, in the holder's session.
     pub number: u64,
     /// Since when.
@@ -342,7 +343,7 @@ impl Locks {
             kind: grant.kind,
             id: grant.id.clone(),
             fence: grant.fence,
-            holder: (&grant.holder).into(),
+            holder: (&*grant.holder).into(),
             since: grant.since,
             operation: grant.operation.clone(),
             reason: grant.reason.clone(),

@@ -24,6 +24,7 @@ mod tag;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use stated_shared::{
     Digest, Epoch, Failure, Fence, Generation, Hold, LockId, Notice, Reply, RepositoryId, Selector, Seq, SessionId,
@@ -67,7 +68,7 @@ pub struct Context<'a> {
     /// The clocks.
     pub time: Time,
     /// Who.
-    pub actor: &'a Actor,
+    pub actor: &'a Arc<Actor>,
     /// The request's number in the actor's session.
     pub number: u64,
     /// An ID for a grant, drawn for this request.

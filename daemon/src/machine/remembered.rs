@@ -29,6 +29,8 @@ pub(super) struct Remembered {
     packed: Option<Place>,
     /// Those after them.
     loose: VecDeque<Numbered>,
+    /// The highest number of these: most requests are new, and then none of them needs a look.
+    loose_highest: u64,
 }
 
 /// Where the answers of a session are packed.
@@ -48,7 +50,7 @@ pub(super) struct SessionRun(Packed<Vec<Vec<Numbered>>>);
 impl Remembered {
     /// One without an answer yet.
     pub fn new(uid: u32, age_ms: u64, turn: u64) -> Self {
-        Self { uid, age_ms, turn, packed: None, loose: VecDeque::new() }
+        Self { uid, age_ms, turn, packed: None, loose: VecDeque::new(), loose_highest: 0 }
     }
 
     /// How many answers are remembered.
@@ -64,7 +66,8 @@ impl Remembered {
     /// The answer to the request of this number. The last ones are asked for again, if any.
     pub fn get(&self, number: u64) -> Result<Option<&Answer>, Unreadable> {
         let is_it = |numbered: &&Numbered| numbered.0 == number;
-        let mut found = self.loose.iter().rev().find(is_it);
+        let may_be_loose = number <= self.loose_highest;
+        let mut found = may_be_loose.then(|| self.loose.iter().rev().find(is_it)).flatten();
         if let (None, Some(place)) = (found, &self.packed) {
             found = place.answers()?.iter().rev().find(is_it);
         }
@@ -79,6 +82,7 @@ impl Remembered {
 
     /// The newest answer; the oldest goes where there are too many.
     pub fn push(&mut self, number: u64, answer: Answer) {
+        self.loose_highest = self.loose_highest.max(number);
         self.loose.push_back((number, answer));
         if self.len() <= ANSWERS_PER_SESSION_MAX {
             return;

@@ -31,7 +31,7 @@ pub enum Line {
     /// What there is one of; the first line.
     Machine(Facts),
     /// Somebody.
-    Actor(Actor),
+    Actor(Arc<Actor>),
     /// What all the versions of one commit share.
     Commit(Commit),
     /// A state: what is packed of it. The versions that follow are those after it.
@@ -191,7 +191,7 @@ pub(super) struct BrokenName {
 /// Lines on their way out, with what was referred to already.
 pub(super) struct Writing<'a> {
     see: &'a mut dyn FnMut(&Line),
-    actors: HashMap<Actor, usize>,
+    actors: HashMap<Arc<Actor>, usize>,
     commits: HashMap<*const CommitEntry, usize>,
 }
 
@@ -291,13 +291,13 @@ impl<'a> Writing<'a> {
         (self.see)(&Line::Version(Entry { seq: *seq, commit, content, forced, moved, pruned }));
     }
 
-    fn actor(&mut self, actor: &Actor) -> usize {
+    fn actor(&mut self, actor: &Arc<Actor>) -> usize {
         if let Some(place) = self.actors.get(actor) {
             return *place;
         }
         let place = self.actors.len();
-        (self.see)(&Line::Actor(actor.clone()));
-        self.actors.insert(actor.clone(), place);
+        (self.see)(&Line::Actor(Arc::clone(actor)));
+        self.actors.insert(Arc::clone(actor), place);
         place
     }
 
@@ -340,7 +340,7 @@ impl<'a> Writing<'a> {
 /// Actors and commits that were told of.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
-    actors: Vec<Actor>,
+    actors: Vec<Arc<Actor>>,
     commits: Vec<Arc<CommitEntry>>,
     /// The last one, which the next is likely to share.
     pruned: Option<Arc<PruneEntry>>,
@@ -467,7 +467,7 @@ impl<'a> Restoring<'a> {
 }
 
 impl Lease {
-    fn grant(self, holder: Actor) -> Grant {
+    fn grant(self, holder: Arc<Actor>) -> Grant {
         let Self {
             id,
             names,

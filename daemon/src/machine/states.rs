@@ -37,7 +37,7 @@ pub struct CommitEntry {
     /// When.
     pub at: Timestamp,
     /// Who.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
     /// What the author said.
     pub message: Option<String>,
     /// Remarks of the client.
@@ -50,7 +50,7 @@ pub struct PruneEntry {
     /// When.
     pub at: Timestamp,
     /// Who.
-    pub actor: Actor,
+    pub actor: Arc<Actor>,
 }
 
 /// Every state with all its versions; versions are dense from 1.
@@ -231,12 +231,12 @@ impl States {
         &mut self,
         seq: Seq,
         at: Timestamp,
-        actor: &Actor,
+        actor: &Arc<Actor>,
         event: &Committed,
     ) -> Result<(), Divergence> {
         let commit = Arc::new(CommitEntry {
             at,
-            actor: actor.clone(),
+            actor: Arc::clone(actor),
             message: event.message.clone(),
             labels: event.labels.clone(),
         });
@@ -341,7 +341,7 @@ impl VersionEntry {
             version,
             content: self.content.as_ref().map(ContentInfo::from),
             time: self.commit.at,
-            actor: (&self.commit.actor).into(),
+            actor: (&*self.commit.actor).into(),
             message: self.commit.message.clone(),
             labels: self.commit.labels.clone(),
             forced: self.forced,

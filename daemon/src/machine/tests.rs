@@ -1,6 +1,7 @@
 //! Properties of the machine under whatever clients ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use stated_shared::{
@@ -28,8 +29,8 @@ fn lock_id(n: u64) -> LockId {
 }
 
 /// Sessions 0 and 1 are one user's, 2 and 3 another's.
-fn actor(session: u8) -> Actor {
-    Actor {
+fn actor(session: u8) -> Arc<Actor> {
+    Arc::new(Actor {
         uid: 1000 + u32::from(session / 2),
         gid: 1000,
         pid: Some(100 + u32::from(session)),
@@ -38,7 +39,7 @@ fn actor(session: u8) -> Actor {
         exe: None,
         host: "build-7".to_owned(),
         session: SessionId([session + 1; 16]),
-    }
+    })
 }
 
 fn content(n: u8) -> Content {
@@ -873,12 +874,12 @@ fn the_stored_form_of_a_patch_stays_as_it_is() {
 fn golden_events() -> Vec<Event> {
     let names = BTreeSet::from([name(0), name(1)]);
     let fence = Fence { epoch: Epoch(9), n: 3 };
-    let full = Actor {
+    let full = Arc::new(Actor {
         user: Some("alice".to_owned()),
         comm: Some("statectl".to_owned()),
         exe: Some("/usr/bin/statectl".to_owned()),
-        ..actor(0)
-    };
+        ..Actor::clone(&actor(0))
+    });
     let committed = super::event::Committed {
         number: 4,
         changes: vec![
@@ -922,7 +923,7 @@ fn golden_events() -> Vec<Event> {
         names: names.clone(),
         kind: super::event::Kind::Exclusive,
         fence,
-        holder: actor(2),
+        holder: Actor::clone(&actor(2)),
         since: Timestamp(6),
         operation: "apply".to_owned(),
         reason: Some("review".to_owned()),

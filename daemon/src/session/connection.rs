@@ -188,11 +188,13 @@ impl<S: Service> Connection<S> {
     /// Serves requests until the peer hangs up.
     async fn requests(&mut self) -> Result<(), Violation> {
         loop {
-            tokio::select! {
-                biased;
-                () = self.outbox.fewer_outstanding_than(OUTSTANDING_MAX) => {}
-                // Else a client that died with too many waiting locks would keep its places in their queues.
-                () = self.reader.hung_up() => return Ok(()),
+            if self.outbox.outstanding_count() >= OUTSTANDING_MAX {
+                tokio::select! {
+                    biased;
+                    () = self.outbox.fewer_outstanding_than(OUTSTANDING_MAX) => {}
+                    // Else a client that died with too many waiting locks would keep its places in their queues.
+                    () = self.reader.hung_up() => return Ok(()),
+                }
             }
             let Some(frame) = self.reader.frame(FRAME_LEN_MAX, None, Some(&self.door.large_frames)).await? else {
                 return Ok(());

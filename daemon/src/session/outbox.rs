@@ -131,6 +131,11 @@ impl SocketOutbox {
         self.progress.notify_waiters();
     }
 
+    /// How many requests have no answer.
+    pub(super) fn outstanding_count(&self) -> usize {
+        self.state().outstanding.len()
+    }
+
     /// Waits until fewer requests than this have no answer.
     pub(super) async fn fewer_outstanding_than(&self, count: usize) {
         self.wait(|state| state.outstanding.len() < count).await;

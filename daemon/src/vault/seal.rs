@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::iter;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use age::stream::StreamWriter;
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, x25519};
 use stated_shared::{Digest, Generation, RepositoryId, Seq};
 use zeroize::Zeroizing;
@@ -17,10 +18,12 @@ use super::{AGE_HEADER_LEN_MAX, chain};
 const AGE_HEADER_LEN_USUAL: usize = 512;
 const AGE_CHUNK_LEN: usize = 64 << 10;
 const AGE_TAG_LEN: usize = 16;
-/// Encryptors that are kept ready: enough for the records of some milliseconds.
+/// Sealings that are kept ready: enough for the records of some milliseconds.
 const READY_MAX: usize = 64;
 /// With fewer of them ready, more are wanted.
 const READY_LOW: usize = READY_MAX / 2;
+/// Room for the sealed bytes of a usual record, in one that is kept ready.
+const READY_LEN: usize = 8 << 10;
 
 /// Why bytes could not be sealed: a bug of ours or a system without random numbers.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +53,11 @@ pub struct Vault {
     keyring_digest: Digest,
     recipient: x25519::Recipient,
     /// Made ahead of their use: key agreement and header need no plaintext, and cost ten times what a small one does.
-    ready: Mutex<Vec<Encryptor>>,
+    ready: Mutex<Vec<Sealing>>,
 }
+
+/// An age file that has its header, and waits for its content.
+type Sealing = StreamWriter<Vec<u8>>;
 
 impl Vault {
     /// Puts a loaded keyring to use; `keyring_digest` is the SHA-256 of its file.
@@ -62,16 +68,14 @@ impl Vault {
 
     /// Seals to the repository: a complete, standard age file.
     pub fn seal(&self, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
-        let mut sealed = Vec::with_capacity(sealed_len_usual(plaintext.len()));
-        self.seal_into(&[plaintext], &mut sealed)?;
-        Ok(sealed)
+        self.seal_pieces(&[plaintext])
     }
 
-    /// As [`Vault::seal`], of a plaintext in pieces, appended to a buffer.
-    pub fn seal_into(&self, pieces: &[&[u8]], sealed: &mut Vec<u8>) -> Result<(), SealError> {
+    /// As [`Vault::seal`], of a plaintext in pieces.
+    pub fn seal_pieces(&self, pieces: &[&[u8]]) -> Result<Vec<u8>, SealError> {
         let ready = self.ready().pop();
-        let encryptor = ready.map_or_else(|| self.encryptor(), Ok)?;
-        seal_with(encryptor, pieces, sealed).map_err(SealError::Stream)
+        let sealing = ready.map_or_else(|| self.begin(), Ok)?;
+        seal_with(sealing, pieces).map_err(SealError::Stream)
     }
 
     /// Whether [`Vault::prepare`] should be called, on a thread that nobody waits for.
@@ -82,17 +86,17 @@ impl Vault {
     /// Does the costly part of sealings to come, until enough of them are prepared or `stop` says so.
     pub fn prepare(&self, stop: impl Fn() -> bool) -> Result<(), SealError> {
         while !stop() && self.ready().len() < READY_MAX {
-            let encryptor = self.encryptor()?;
-            self.ready().push(encryptor);
+            let sealing = self.begin()?;
+            self.ready().push(sealing);
         }
         Ok(())
     }
 
-    fn encryptor(&self) -> Result<Encryptor, SealError> {
-        Encryptor::with_recipients(iter::once(&self.recipient as &dyn age::Recipient)).map_err(SealError::Recipients)
+    fn begin(&self) -> Result<Sealing, SealError> {
+        begin(iter::once(&self.recipient as &dyn age::Recipient), READY_LEN)
     }
 
-    fn ready(&self) -> MutexGuard<'_, Vec<Encryptor>> {
+    fn ready(&self) -> MutexGuard<'_, Vec<Sealing>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,24 +157,25 @@ pub(super) fn seal_age<'a>(
     recipients: impl Iterator<Item = &'a dyn age::Recipient>,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
-    let mut sealed = Vec::with_capacity(sealed_len_usual(plaintext.len()));
-    seal_with(encryptor, &[plaintext], &mut sealed).map_err(SealError::Stream)?;
-    Ok(sealed)
+    let sealing = begin(recipients, sealed_len_usual(plaintext.len()))?;
+    seal_with(sealing, &[plaintext]).map_err(SealError::Stream)
 }
 
 fn sealed_len_usual(plaintext_len: usize) -> usize {
     AGE_HEADER_LEN_USUAL + plaintext_len + (plaintext_len / AGE_CHUNK_LEN + 1) * AGE_TAG_LEN
 }
 
-fn seal_with(encryptor: Encryptor, pieces: &[&[u8]], sealed: &mut Vec<u8>) -> io::Result<()> {
-    let mut writer = encryptor.wrap_output(sealed)?;
+fn begin<'a>(recipients: impl Iterator<Item = &'a dyn age::Recipient>, len: usize) -> Result<Sealing, SealError> {
+    let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
+    encryptor.wrap_output(Vec::with_capacity(len)).map_err(SealError::Stream)
+}
+
+fn seal_with(mut sealing: Sealing, pieces: &[&[u8]]) -> io::Result<Vec<u8>> {
     for piece in pieces {
-        writer.write_all(piece)?;
+        sealing.write_all(piece)?;
     }
     // Without this the last chunk is missing.
-    writer.finish()?;
-    Ok(())
+    sealing.finish()
 }
 
 /// Whether a header ends within [`AGE_HEADER_LEN_MAX`], so that it may be parsed.
@@ -260,10 +265,8 @@ mod tests {
     #[test]
     fn a_plaintext_may_come_in_pieces() {
         let vault = vault();
-        let mut sealed = b"before".to_vec();
-        vault.seal_into(&[b"one ", b"", b"two"], &mut sealed).unwrap();
-        assert_eq!(vault.open(&sealed[6..], 7).unwrap().as_slice(), b"one two");
-        assert_eq!(&sealed[..6], b"before");
+        let sealed = vault.seal_pieces(&[b"one ", b"", b"two"]).unwrap();
+        assert_eq!(vault.open(&sealed, 7).unwrap().as_slice(), b"one two");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::engine::delta::Bases;
 use crate::engine::follower::Durable;
 use crate::engine::newest::NewestContent;
 use crate::engine::outbox::Outbox;
-use crate::engine::record::{self, BUFFER_KEPT_LEN, Draft};
+use crate::engine::record::{self, Draft};
 use crate::engine::service::Opened;
 use crate::journal::{AppendError, Fate, RecordKind};
 use crate::machine::event::{Event, Payload, PrunedState, What};
@@ -235,8 +235,7 @@ impl Owner {
         let mut durable = None;
         if !batch.draft.is_empty() {
             let seq = self.parts.journal.last().next();
-            let buffer = std::mem::take(&mut self.buffer);
-            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind, buffer)?;
+            let record = batch.draft.seal(&self.parts.vault, self.parts.head, seq, kind)?;
             if batch.is_urgent {
                 self.parts.journal.append_from_reserve(&record)?;
             } else {
@@ -246,8 +245,6 @@ impl Owner {
             self.parts.watermark.rise(seq, record.mac);
             let len_bytes = record.sealed.len() as u64;
             durable = Some(Durable { seq, head: record.mac, kind, len_bytes, events: batch.events });
-            self.buffer = record.sealed;
-            self.buffer.shrink_to(BUFFER_KEPT_LEN);
             batch.draft.clear();
         }
         // Before the answers: who hears of a version may ask for it at once.
@@ -286,7 +283,7 @@ impl Owner {
             self.parts.reclaim.remove(batch.freed);
         }
         if let Some(durable) = durable {
-            self.parts.follower.hand_over(durable);
+            self.parts.follower.gather(durable, self.time.boottime_ms);
         }
         if self.parts.vault.wants_preparation() {
             self.parts.preparation.begin();

@@ -108,6 +108,21 @@ pub(super) enum Command {
     Stop,
 }
 
+impl Command {
+    /// Whether it usually makes a record, which several of them can share.
+    pub(super) fn needs_sync(&self) -> bool {
+        match self {
+            Self::Submit(submission) => match &submission.ask {
+                Ask::Lock(ask) => ask.lock.ttl_ms.is_some(),
+                Ask::Unlock { .. } | Ask::Bind { .. } => false,
+                Ask::Commit(_) | Ask::Renew { .. } | Ask::Break { .. } | Ask::Tag(_) | Ask::Prune(_) => true,
+            },
+            Self::Flush(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// How a batch ended.
 pub(super) enum Round {
     /// It is durable and answered.
@@ -149,7 +164,7 @@ pub(super) struct Parts {
     pub book: GrantBook,
     pub watermark: Arc<Watermark>,
     pub budget: ContentBudget,
-    pub daemon: Actor,
+    pub daemon: Arc<Actor>,
     pub follower: Follower,
     pub preparation: Preparation,
     pub reclaim: Reclaim,
@@ -161,8 +176,6 @@ pub(super) struct Owner {
     pub(super) parts: Parts,
     time: Time,
     batch: Batch,
-    /// The last record's bytes, for the next one's.
-    buffer: Vec<u8>,
     sessions: HashMap<SessionId, Connected>,
     connections: u64,
     observations: Observations,
@@ -182,7 +195,6 @@ impl Owner {
             parts,
             time,
             batch: Batch::default(),
-            buffer: Vec::new(),
             sessions: HashMap::new(),
             connections: 0,
             observations: Observations::default(),
@@ -301,12 +313,12 @@ impl Owner {
             }
             Command::Denied(actor) => {
                 let outcome = FailureKind::Denied.as_str();
-                let deed = Deed { actor: *actor, verb: "connect", name: None, version: None, outcome };
+                let deed = Deed { actor: Arc::new(*actor), verb: "connect", name: None, version: None, outcome };
                 self.observations.note(deed, self.time.wall, self.time.boottime_ms);
             }
             Command::Fetched { session, state, version } => {
                 if let Some(connected) = self.sessions.get(&session) {
-                    let (actor, name, version) = (Actor::clone(&connected.actor), Some(state), Some(version));
+                    let (actor, name, version) = (Arc::clone(&connected.actor), Some(state), Some(version));
                     let deed = Deed { actor, verb: "get", name, version, outcome: "ok" };
                     self.observations.note(deed, self.time.wall, self.time.boottime_ms);
                 }
@@ -443,7 +455,14 @@ impl Owner {
     }
 
     /// Notes for the audit log what leaves no event of its own.
-    fn observe(&mut self, actor: &Actor, ask: &Ask, names: Vec<Option<StateName>>, verdict: &Verdict, recorded: bool) {
+    fn observe(
+        &mut self,
+        actor: &Arc<Actor>,
+        ask: &Ask,
+        names: Vec<Option<StateName>>,
+        verdict: &Verdict,
+        recorded: bool,
+    ) {
         let refused = match verdict {
             Verdict::Refuse(failure) => Some(failure.kind.as_str()),
             Verdict::Wait(_) | Verdict::Restage => return,
@@ -468,7 +487,7 @@ impl Owner {
         }
         for name in names {
             let outcome = refused.unwrap_or("ok");
-            let deed = Deed { actor: actor.clone(), verb, name, version: None, outcome };
+            let deed = Deed { actor: Arc::clone(actor), verb, name, version: None, outcome };
             self.observations.note(deed, self.time.wall, self.time.boottime_ms);
         }
     }

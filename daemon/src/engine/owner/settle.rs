@@ -49,6 +49,9 @@ impl Owner {
         if self.observations.due_boottime_ms().is_some_and(|due| due <= now) && !self.is_out_of_room() {
             self.flush_observations()?;
         }
+        if self.parts.follower.due_boottime_ms().is_some_and(|due| due <= now) {
+            self.parts.follower.hand_over();
+        }
         Ok(())
     }
 
@@ -143,6 +146,7 @@ impl Owner {
         let deadlines = [
             self.parts.machine.next_deadline_boottime_ms(),
             self.observations.due_boottime_ms(),
+            self.parts.follower.due_boottime_ms(),
             self.frozen_until,
             self.doubts.front().map(|(until, _)| *until),
             self.forget.front().map(|(due, _)| *due),
