@@ -8,6 +8,7 @@ use stated_shared::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX};
 use stated_shared::wire::{ClientFrame, ClientHello, FrameError, ServerHello, decode, encode};
 use stated_shared::{Actor, Failure, FailureKind, Notice, ProcessRef, Reply, Request, SessionId};
 use tokio::net::UnixStream;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use super::fetch::answer_get;
@@ -196,6 +197,8 @@ impl<S: Service> Connection<S> {
                     () = self.reader.hung_up() => return Ok(()),
                 }
             }
+            // A peer that never stops asking lets the others be heard.
+            consume_budget().await;
             let Some(frame) = self.reader.frame(FRAME_LEN_MAX, None, Some(&self.door.large_frames)).await? else {
                 return Ok(());
             };

@@ -3,6 +3,7 @@
 use stated_shared::limits::CHUNK_LEN_MAX;
 use stated_shared::wire::{ServerFrame, encode};
 use stated_shared::{Bytes, Failure, FailureKind, Fetched, Reply, Selector, SessionId, StateName};
+use tokio::task::coop::consume_budget;
 
 use super::outbox::{SocketOutbox, WasCut, reply_frame};
 use crate::engine::Outbox;
@@ -39,6 +40,7 @@ pub(super) async fn answer_get<S: Service>(
     outbox.send(reply_frame(number, Ok(Reply::Fetched(Fetched { version: fetched.version }))));
     for chunk in fetched.content.chunks(CHUNK_LEN_MAX) {
         outbox.room().await?;
+        consume_budget().await;
         match encode(&ServerFrame::Chunk { number, data: Bytes(chunk.to_vec()) }) {
             Ok(frame) => outbox.send(frame),
             Err(error) => {

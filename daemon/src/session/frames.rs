@@ -16,6 +16,7 @@ use stated_shared::limits::FRAME_DESCRIPTORS_MAX;
 use stated_shared::wire::{FrameError, PREFIX_LEN, body_len};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::limits::{BUFFER_LEN_MIN, FRAME_TIMEOUT, HANG_UP_PERIOD, SMALL_FRAME_LEN_MAX};
@@ -178,6 +179,7 @@ impl FrameReader {
 
     /// Receives what is there, at least one byte; 0 at the end of the stream. `needed` is what the consumer waits for.
     async fn receive(&mut self, needed: usize) -> io::Result<usize> {
+        consume_budget().await;
         self.make_room(needed);
         let Self { socket, buffer, filled, descriptors } = self;
         let free = &mut buffer[filled.end..];

@@ -13,6 +13,7 @@ use stated_shared::{Detail, Failure, FailureKind, Notice, Reply};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -188,7 +189,9 @@ impl SocketOutbox {
     }
 
     async fn drain_for_ever(&self, socket: &UnixStream) {
-        loop {
+        // A socket whose peer is gone is always ready, and takes nothing.
+        while !self.cut.is_cancelled() {
+            consume_budget().await;
             if self.state().queue.is_empty() {
                 self.queued.notified().await;
                 continue;

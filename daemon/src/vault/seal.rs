@@ -73,14 +73,15 @@ impl Vault {
 
     /// As [`Vault::seal`], of a plaintext in pieces.
     pub fn seal_pieces(&self, pieces: &[&[u8]]) -> Result<Vec<u8>, SealError> {
-        let ready = self.ready().pop();
+        // Whoever prepares may be kept from its core while it holds the lock: then waiting takes longer than doing.
+        let ready = self.ready.try_lock().ok().and_then(|mut ready| ready.pop());
         let sealing = ready.map_or_else(|| self.begin(), Ok)?;
         seal_with(sealing, pieces).map_err(SealError::Stream)
     }
 
     /// Whether [`Vault::prepare`] should be called, on a thread that nobody waits for.
     pub fn wants_preparation(&self) -> bool {
-        self.ready().len() < READY_LOW
+        self.ready.try_lock().is_ok_and(|ready| ready.len() < READY_LOW)
     }
 
     /// Does the costly part of sealings to come, until enough of them are prepared or `stop` says so.

@@ -1,7 +1,9 @@
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::thread;
 
-use stated_shared::{Request, Selector};
-use stated_tests::{Direct, Host, Random, state};
+use stated_shared::{Expect, Request, Selector};
+use stated_tests::{Direct, Host, Random, commit, state};
 
 use super::{is_served, request, shaken};
 
@@ -36,5 +38,39 @@ fn who_never_reads_neither_fills_the_memory_nor_stops_the_others() {
     assert!(memory < (BUDGET_MIB << 20) * 3 + (64 << 20), "{memory} bytes");
     drop(deaf);
     assert!(host.get("large").len() == CONTENT_LEN, "the room that they had is free again");
+    daemon.stop();
+}
+
+#[test]
+fn who_never_stops_asking_does_not_keep_the_others_waiting() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let mut random = Random::new();
+    let mut honest = Direct::connect(&host.socket(), &mut random).expect("a connection");
+    let stream = shaken(&host, &mut random);
+    let half = || stream.try_clone().expect("a descriptor");
+    let (mut asking, mut reading) = (half(), half());
+    // Refused where they are read, so that nothing but the reader itself can make an end.
+    let nothing = || Request::Commit(commit([("", Expect::Any, Vec::new()); 0]));
+    let asks = thread::spawn(move || {
+        for first in (1..).step_by(100) {
+            let requests: Vec<u8> = (first..first + 100).flat_map(|number| request(number, nothing())).collect();
+            if asking.write_all(&requests).is_err() {
+                return first;
+            }
+        }
+        unreachable!("the numbers do not end")
+    });
+    let reads = thread::spawn(move || {
+        let mut answers = [0; 64 << 10];
+        while matches!(reading.read(&mut answers), Ok(1..)) {}
+    });
+    for n in 0..200 {
+        is_served(&mut honest, n);
+    }
+    stream.shutdown(Shutdown::Both).expect("a socket");
+    let asked = asks.join().expect("it ends with its socket");
+    reads.join().expect("it ends with its socket");
+    assert!(asked > 1000, "it asked only {asked} times");
     daemon.stop();
 }
