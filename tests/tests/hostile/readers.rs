@@ -2,7 +2,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
-use stated_shared::{Expect, Request, Selector};
+use stated_shared::{Request, Selector};
 use stated_tests::{Direct, Host, Random, commit, state};
 
 use super::{is_served, request, shaken};
@@ -51,7 +51,7 @@ fn who_never_stops_asking_does_not_keep_the_others_waiting() {
     let half = || stream.try_clone().expect("a descriptor");
     let (mut asking, mut reading) = (half(), half());
     // Refused where they are read, so that nothing but the reader itself can make an end.
-    let nothing = || Request::Commit(commit([("", Expect::Any, Vec::new()); 0]));
+    let nothing = || Request::Commit(commit([]));
     let asks = thread::spawn(move || {
         for first in (1..).step_by(100) {
             let requests: Vec<u8> = (first..first + 100).flat_map(|number| request(number, nothing())).collect();
