@@ -49,6 +49,7 @@ impl Opening {
     }
 
     /// The socket that answers.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "statectl alone asks ahead"))]
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
@@ -56,6 +57,7 @@ impl Opening {
     /// Sends the session's first request before the daemon has answered to the hello.
     ///
     /// It is to be asked again, as the first request of the finished session, which then only waits for the answer.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "statectl alone asks ahead"))]
     pub(crate) fn ask_ahead(&mut self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
         let frame = encode(&ClientFrame::Request { number: FIRST, request: Box::new(request.clone()) })
             .map_err(|error| Failure::new(FailureKind::Usage, format!("request too large: {error}")))?;
