@@ -1,11 +1,14 @@
 //! Settings: flags, environment, the user's file, the system's file, defaults, in this order.
 
+mod retention;
+
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use stated_shared::paths::{self, Environment};
 use stated_shared::{Failure, FailureKind, Seq};
 
+use crate::engine::Retention;
 use crate::host::SecretSource;
 
 /// Content bytes that the daemon holds in memory at once, where the configuration does not say.
@@ -35,6 +38,7 @@ struct File {
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     content_memory_mib: Option<u64>,
+    retention: Option<toml::Value>,
 }
 
 /// What the daemon runs with.
@@ -58,6 +62,8 @@ pub struct Settings {
     pub recipients: Vec<String>,
     /// Content bytes that the daemon holds in memory at once.
     pub content_memory_bytes: u64,
+    /// What the daemon keeps when it prunes by itself; it does not without.
+    pub retention: Retention,
     /// The first record of the log's end that is lost, where somebody accepts that; of the command line only.
     pub accept_loss: Option<Seq>,
 }
@@ -80,6 +86,10 @@ impl Settings {
                 }
             }
         };
+        let retention = retention::retention(file.retention).map_err(|failure| {
+            let message = format!("{}: {}", path.display(), failure.message);
+            Failure { message, ..failure }
+        })?;
         let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
         let beside = |path: PathBuf| dir.join(path);
         let state_dir = flags
@@ -120,6 +130,7 @@ impl Settings {
             config: path,
             recipients: file.recipients,
             content_memory_bytes: file.content_memory_mib.unwrap_or(CONTENT_MEMORY_MIB).max(1) << 20,
+            retention,
             accept_loss: None,
         })
     }
@@ -170,7 +181,7 @@ fn read(path: &Path, must_exist: bool) -> Result<File, Failure> {
         let message = format!("{} is no configuration of stated: {}", path.display(), error.message());
         Failure::new(FailureKind::Config, message)
             .hint("it may hold: identity, identity_command, passphrase_file, passphrase_command, recipients, state_dir, socket, \
-             content_memory_mib")
+             content_memory_mib, [retention]")
     })
 }
 

@@ -349,6 +349,8 @@ pub struct StatusInfo {
     pub waiters: u64,
     /// Connected sessions.
     pub sessions: u64,
+    /// What stays of old contents by the configuration, a section each; everything where there is none.
+    pub retention: Vec<String>,
     /// What an administrator should know: locks kept from before a restart, and the like.
     pub notes: Vec<String>,
 }

@@ -42,6 +42,7 @@ struct StatusView<'a> {
     grants: u64,
     waiters: u64,
     sessions: u64,
+    retention: &'a [String],
     notes: &'a [String],
 }
 
@@ -66,6 +67,7 @@ impl<'a> From<&'a StatusInfo> for StatusView<'a> {
             grants: info.grants,
             waiters: info.waiters,
             sessions: info.sessions,
+            retention: &info.retention,
             notes: &info.notes,
         }
     }
@@ -96,8 +98,9 @@ impl Status {
             ("locks", format!("{} held, {} waiting", info.grants, info.waiters)),
             ("sessions", info.sessions.to_string()),
         ];
+        let retention = info.retention.iter().map(|section| ("retention", section.clone()));
         let notes = info.notes.iter().map(|note| ("note", note.clone()));
-        for (key, value) in lines.into_iter().chain(notes) {
+        for (key, value) in lines.into_iter().chain(retention).chain(notes) {
             let key = context.output.paint("1", &format!("{key:<10}"));
             context.output.print(&format!("{key} {}", printable(&value)))?;
         }

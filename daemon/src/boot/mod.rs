@@ -72,6 +72,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
         started: clock.now(),
         state_dir: settings.state_dir.clone(),
         socket: settings.socket.clone(),
+        retention: settings.retention.told(),
     };
     let budget = engine::ContentBudget::new(settings.content_memory_bytes);
     let OpenedJournal { replay, journal, snapshots, loss } = opened.journal;
@@ -84,6 +85,7 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
         _ => "serving".to_owned(),
     });
 
+    tracker.spawn(engine.clone().retain(settings.retention.clone(), stop.clone()));
     // A task and no part of this future: the thread that hears of a connection then serves it too, and wakes nobody.
     let mut sessions = tracker.spawn(session::serve(socket, engine.clone(), users, Rules::default(), stop.clone()));
     let halted = tokio::select! {

@@ -49,6 +49,8 @@ pub struct Facts {
     pub state_dir: PathBuf,
     /// The socket.
     pub socket: PathBuf,
+    /// What stays of old contents by the configuration, in words.
+    pub retention: Vec<String>,
 }
 
 /// A way to the engine, shared by all connections.
@@ -188,6 +190,7 @@ impl Engine {
                 grants: machine.locks().grant_count() as u64,
                 waiters: machine.locks().waiter_count() as u64,
                 sessions: view.sessions as u64,
+                retention: facts.retention,
                 notes: view.notes.clone(),
             })))
         })
@@ -533,6 +536,6 @@ fn pruned(info: &VersionInfo, by: &EventActor) -> Failure {
         .hint(format!("see which versions are kept with: statectl log '{}'", info.state))
 }
 
-fn stopping() -> Failure {
+pub(super) fn stopping() -> Failure {
     Failure::new(FailureKind::Unavailable, "the daemon is stopping").hint("try again: statectl starts it anew")
 }

@@ -22,6 +22,7 @@ mod prune;
 mod raw_frame;
 mod reclaim;
 mod record;
+mod retention;
 mod seat;
 mod service;
 mod snapshot;
@@ -39,6 +40,7 @@ pub use outbox::Outbox;
 pub use owner::Halt;
 #[cfg(fuzzing)]
 pub use record::fuzz_record;
+pub use retention::{Retention, Section};
 pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
 #[cfg(test)]
 pub(crate) use snapshot::SnapshotError;

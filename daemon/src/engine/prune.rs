@@ -1,4 +1,7 @@
 //! A prune before it is decided: versions that are kept and need one that is not are stored anew.
+//!
+//! It is planned beside the owner, on a copy of what the histories of some states share with theirs; what was committed
+//! or tagged meanwhile is looked at when the prune is decided.
 
 use std::sync::Arc;
 
@@ -17,8 +20,12 @@ use crate::machine::{Ask, Keep, Machine, Plan, PruneAsk, PrunedOf, States, Unrea
 const PAGE_STATES_MAX: usize = if PAGE_ROWS_MAX < 128 { PAGE_ROWS_MAX } else { 128 };
 /// Bytes of their names and runs: without anything stored anew the record must go by the reserve of a full disk.
 const PAGE_LEN_MAX: usize = 24 << 10;
-/// Versions looked at for one page: the owner does nothing else meanwhile.
+/// Versions looked at for one page.
 const PAGE_VERSIONS_MAX: u64 = 1 << 16;
+/// Names looked at for one page.
+const PAGE_NAMES_MAX: usize = 1 << 14;
+/// States that the owner copies for one page; it does nothing else meanwhile.
+const EXCERPT_STATES_MAX: usize = 512;
 /// What a run takes in a record and in a row.
 const RUN_LEN_MAX: usize = 48;
 
@@ -46,11 +53,25 @@ impl Engine {
     pub(super) async fn prune(&self, of: Asked, prune: Prune) -> Result<(), Failure> {
         let matches = matcher(prune.glob.clone())?;
         let dry_run = prune.dry_run;
-        let plan = move |machine: &Machine, view: &View| plan(machine.states(), &prune, &matches, view.time.wall);
+        let planned = self.plan_prune(prune, matches).await?;
         if dry_run {
-            return self.read(of, move |machine, view| Ok(plan(machine, view)?.told())).await;
+            return self.read(of, move |_, _| Ok(planned.told())).await;
         }
-        let planned = self.query(plan).await??;
+        let (ask, bytes) = self.stage_prune(planned).await?;
+        self.change(of, Ask::Prune(ask), bytes, None, None).await
+    }
+
+    /// Looks through a page of the states that match.
+    pub(super) async fn plan_prune(&self, prune: Prune, matches: Matches) -> Result<Planned, Failure> {
+        let after = prune.after.clone();
+        let excerpt =
+            move |machine: &Machine, view: &View| (excerpt(machine.states(), after.as_ref(), &matches), view.time.wall);
+        let (excerpt, now) = self.query(excerpt).await?;
+        Ok(blocking(move || plan(&excerpt, &prune, now)).await??)
+    }
+
+    /// Stores anew what is kept and needs what is not.
+    pub(super) async fn stage_prune(&self, planned: Planned) -> Result<(PruneAsk, StagedBytes), Failure> {
         let mut staging = Staging::default();
         let states = planned.states.into_iter();
         let mut asked = Vec::new();
@@ -74,8 +95,7 @@ impl Engine {
             asked.push(PrunedOf { state, moved });
         }
         let ask = PruneAsk { keep: planned.keep, states: asked, next: planned.next };
-        let bytes = StagedBytes { moved: staging.payloads, ..StagedBytes::default() };
-        self.change(of, Ask::Prune(ask), bytes, None, None).await
+        Ok((ask, StagedBytes { moved: staging.payloads, ..StagedBytes::default() }))
     }
 }
 
@@ -121,9 +141,15 @@ impl Shared {
 
     /// As a prune is staged, on this thread and beside the machine.
     #[cfg(test)]
-    pub(super) fn prune_beside(&self, states: &States, prune: &Prune, now: Timestamp) -> (PruneAsk, StagedBytes) {
-        let Planned { keep, states, next } =
-            plan(states, prune, &matcher(prune.glob.clone()).unwrap(), now).expect("its history is readable");
+    pub(super) fn prune_beside(
+        &self,
+        states: &States,
+        prune: &Prune,
+        matches: &Matches,
+        now: Timestamp,
+    ) -> (PruneAsk, StagedBytes) {
+        let excerpt = excerpt(states, prune.after.as_ref(), matches);
+        let Planned { keep, states, next } = plan(&excerpt, prune, now).expect("its history is readable");
         let mut staging = Staging::default();
         let of = |PlannedOf { state, moves, .. }: PlannedOf| {
             let moved = moves.into_iter().filter_map(|one| self.store_anew(&state, one, &mut staging)).collect();
@@ -134,25 +160,40 @@ impl Shared {
     }
 }
 
-fn plan(states: &States, prune: &Prune, matches: &Matches, now: Timestamp) -> Result<Planned, Unreadable> {
+/// Some states that match, as they are now.
+struct Excerpt {
+    states: States,
+    /// The last name looked at, where there are more.
+    next: Option<StateName>,
+}
+
+fn excerpt(states: &States, after: Option<&StateName>, matches: &Matches) -> Excerpt {
+    let mut names = states.names(after);
+    let mut last = None;
+    // Of those that do not match there may be any number between two that do.
+    let some = names.by_ref().take(PAGE_NAMES_MAX).inspect(|name| last = Some(*name));
+    let chosen: Vec<&StateName> = some.filter(|name| matches(name.as_str())).take(EXCERPT_STATES_MAX).collect();
+    let excerpt = states.excerpt(chosen);
+    Excerpt { states: excerpt, next: if names.next().is_some() { last.cloned() } else { None } }
+}
+
+fn plan(excerpt: &Excerpt, prune: &Prune, now: Timestamp) -> Result<Planned, Unreadable> {
+    let Excerpt { states, next } = excerpt;
     let keep = Keep {
         last: prune.keep_last,
         since: prune.keep_within_ms.map(|within_ms| Timestamp(now.0.saturating_sub(within_ms))),
         tagged: prune.keep_tagged,
     };
-    let mut planned = Planned { keep, states: Vec::new(), next: None };
+    let mut planned = Planned { keep, states: Vec::new(), next: next.clone() };
     let (mut len, mut versions) = (0, 0);
     let mut last: Option<&StateName> = None;
-    for state in states.names(prune.after.as_ref()) {
+    for state in states.names(None) {
         if versions >= PAGE_VERSIONS_MAX || len >= PAGE_LEN_MAX || planned.states.len() == PAGE_STATES_MAX {
             planned.next = last.cloned();
             break;
         }
         last = Some(state);
         versions += states.newest(state).map_or(0, |(newest, _)| newest.0);
-        if !matches(state.as_str()) {
-            continue;
-        }
         let plan = states.plan(state, &keep)?;
         if plan.dropped.is_empty() {
             continue;
@@ -170,6 +211,16 @@ fn plan(states: &States, prune: &Prune, matches: &Matches, now: Timestamp) -> Re
 }
 
 impl Planned {
+    /// Whether nothing is to be done on this page.
+    pub(super) fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// Where the next page goes on.
+    pub(super) fn next(&self) -> Option<StateName> {
+        self.next.clone()
+    }
+
     /// What would be done.
     fn told(self) -> Reply {
         let row = |PlannedOf { state, plan, moves }: PlannedOf| prune_row(&state, plan, moves.len());

@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use stated_shared::{Actor, Epoch, Failure, Part, Request, Seq, SessionId, StateName, Verified, Version};
+use stated_shared::{Actor, Epoch, Failure, Part, PrunePage, Request, Seq, SessionId, StateName, Verified, Version};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::commit::Restage;
-use super::owner::{Command, Halt, Reading, Round, Submission as Submitted};
+use super::owner::{Command, Halt, OwnPrune, Reading, Round, Submission as Submitted};
+use super::retention::Retention;
 use super::service::{Opened, Service, Submission};
 use super::snapshot::{self, SnapshotError};
 use super::start::{Beginning, Begun, StartError, begin};
@@ -43,7 +44,8 @@ impl Stepped {
         let Submission { session, connection, number, request, .. } = submission;
         if let Request::Prune(prune) = &request {
             let now = super::handle::time(&self.0.owner.parts.clock).wall;
-            let (ask, bytes) = self.0.engine.shared.prune_beside(self.machine().states(), prune, now);
+            let matches = super::handle::matcher(prune.glob.clone()).expect("a glob");
+            let (ask, bytes) = self.0.engine.shared.prune_beside(self.machine().states(), prune, &matches, now);
             let ask = Ask::Prune(ask);
             let submitted = Submitted { session, connection, number, ask, bytes, process: None, room: None };
             return self.send(Command::Submit(Box::new(submitted)));
@@ -69,6 +71,22 @@ impl Stepped {
                 self.send(Command::Read(Box::new(Reading { session, connection, number, read })));
             }
         }
+    }
+
+    /// As the daemon prunes by itself: a page of states for each section of the policy.
+    pub fn retain(&mut self, retention: &Retention) -> Result<Vec<PrunePage>, Halt> {
+        let mut pages = Vec::new();
+        for (prune, matches) in retention.prunes() {
+            let now = super::handle::time(&self.0.owner.parts.clock).wall;
+            let states = self.machine().states();
+            let (ask, bytes) = self.0.engine.shared.prune_beside(states, &prune, &matches, now);
+            let (done, mut pruned) = oneshot::channel();
+            self.send(Command::PruneItself(Box::new(OwnPrune { ask, bytes, done })));
+            self.step()?;
+            // One that found no room was refused.
+            pages.extend(pruned.try_recv().expect("it is told"));
+        }
+        Ok(pages)
     }
 
     /// As an engine stages anew, but at once.

@@ -110,12 +110,16 @@ impl History {
         Ok(self.entry(version)?.and_then(|entry| Some((entry.payload_seq(), entry.kept()?))))
     }
 
-    /// All versions, to be altered; packed anew the next time.
-    pub fn alter(&mut self) -> Result<&mut [VersionEntry], Unreadable> {
-        let packed = self.runs.iter().map(|run| run.rows()).collect::<Result<Vec<_>, _>>()?.concat();
+    /// The versions from this one on, and some before it, to be altered: the first of them, and all. They are packed
+    /// anew the next time.
+    pub fn alter(&mut self, from: Version) -> Result<(Version, &mut [VersionEntry]), Unreadable> {
+        let kept = self.runs.partition_point(|run| run.first.0 + run.len <= from.0);
+        let packed = self.runs[kept..].iter().map(|run| run.rows()).collect::<Result<Vec<_>, _>>()?.concat();
+        self.packed_len -= packed.len() as u64;
         self.tail.splice(..0, packed);
-        (self.runs, self.packed_len, self.links) = (Vec::new(), 0, None);
-        Ok(&mut self.tail)
+        self.runs.truncate(kept);
+        self.links = None;
+        Ok((Version(self.packed_len + 1), &mut self.tail))
     }
 
     pub fn push(&mut self, entry: VersionEntry) {

@@ -103,6 +103,16 @@ impl States {
         self.by_name.get(name)?.newest_content()
     }
 
+    /// Some of the states, which share with these what is packed.
+    pub fn excerpt<'a>(&self, names: impl IntoIterator<Item = &'a StateName>) -> Self {
+        let mut excerpt = Self::default();
+        for name in names {
+            excerpt.by_name.extend(self.by_name.get(name).map(|history| (name.clone(), history.clone())));
+            excerpt.tagged.extend(self.tagged.get(name).map(|tags| (name.clone(), tags.clone())));
+        }
+        excerpt
+    }
+
     /// Whether a version has a content that was not given up.
     pub fn is_kept(&self, name: &StateName, version: Version) -> Result<bool, Unreadable> {
         match self.by_name.get(name) {
@@ -287,10 +297,13 @@ impl States {
             let unknown =
                 |version: Version| Divergence(format!("version {version} of a state is pruned, and is not there"));
             let history = self.by_name.get_mut(state).ok_or_else(|| unknown(Version(1)))?;
-            let versions = history.alter()?;
+            let touched = dropped.iter().map(|(first, _)| *first).chain(moved.iter().map(|moved| moved.version));
+            // Whatever is older stays packed.
+            let (first_of_all, versions) = history.alter(touched.min().unwrap_or(Version(1)))?;
+            let at = |version: Version| usize::try_from(version.0.checked_sub(first_of_all.0)?).ok();
             for (first, last) in dropped {
-                let run = (first.0.checked_sub(1)).zip(usize::try_from(last.0).ok());
-                let run = run.and_then(|(first, last)| versions.get_mut(usize::try_from(first).ok()?..last));
+                let run = at(*first).zip(at(last.next()));
+                let run = run.and_then(|(first, end)| versions.get_mut(first..end));
                 for entry in run.ok_or_else(|| unknown(*first))? {
                     if entry.kept().is_some() {
                         entry.pruned = Some(Arc::clone(&by));
@@ -298,21 +311,21 @@ impl States {
                 }
             }
             for moved in moved {
-                let at = moved.version.0.checked_sub(1).and_then(|at| usize::try_from(at).ok());
-                let entry = at.and_then(|at| versions.get_mut(at)).filter(|entry| entry.pruned.is_none());
+                let entry = at(moved.version).and_then(|at| versions.get_mut(at));
+                let entry = entry.filter(|entry| entry.pruned.is_none());
                 let entry = entry.ok_or_else(|| unknown(moved.version))?;
                 let content = entry.content.as_mut().ok_or_else(|| unknown(moved.version))?;
                 content.payload = moved.payload.clone();
                 content.base = moved.base;
                 entry.moved = Some(seq);
             }
-            let kept = |version: Version| {
-                versions.get(usize::try_from(version.0.checked_sub(1)?).ok()?).and_then(VersionEntry::kept)
-            };
-            for (content, version) in versions.iter().map(VersionEntry::kept).zip(1..) {
-                if let Some(base) = content.and_then(|content| content.base)
-                    && (base.0 >= version || kept(base).is_none())
-                {
+            // What is older than everything touched needs nothing of it.
+            let versions = (first_of_all.0..=history.len()).map(Version);
+            for version in versions {
+                let base = history.entry(version)?.and_then(VersionEntry::kept).and_then(|content| content.base);
+                let Some(base) = base else { continue };
+                let kept = history.entry(base)?.is_some_and(|entry| entry.kept().is_some());
+                if base >= version || !kept {
                     return Err(Divergence(format!(
                         "version {version} of a state needs version {base}, which is pruned"
                     )));

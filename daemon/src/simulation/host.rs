@@ -13,8 +13,8 @@ use crate::config::Settings;
 use crate::disk::sim::{Random, SimDisk};
 use crate::disk::{Disk, RealDisk};
 use crate::engine::{
-    Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, SnapshotError, Snapshots, StartError, Stepped,
-    Submission,
+    Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, Retention, SnapshotError, Snapshots, StartError,
+    Stepped, Submission,
 };
 use crate::host::{BootId, Clock, GrantTable, Held, SecretSource, seeded};
 use crate::journal::{Ended, LocalSnapshots, OpenMode, Presence, presence};
@@ -101,6 +101,7 @@ impl Host {
             credentials_dir: None,
             recipients: Vec::new(),
             content_memory_bytes: 1 << 30,
+            retention: Retention::default(),
             accept_loss: None,
         };
         // One for the life of the process: a clock is copied to wherever it is read.
@@ -152,6 +153,7 @@ impl Host {
             started: clock.now(),
             state_dir: self.settings.state_dir.clone(),
             socket: self.settings.socket.clone(),
+            retention: Vec::new(),
         };
         let beginning = Beginning {
             replay,
@@ -160,7 +162,7 @@ impl Host {
             grants,
             facts,
             budget: ContentBudget::new(1 << 30),
-            daemon: actor(SessionId([0; 16])),
+            daemon: Actor { comm: Some("the daemon".to_owned()), ..actor(SessionId([0; 16])) },
             // Written by a thread of their own, which no seed holds.
             snapshots: Snapshots { place: None, is_due: false },
             loss,
@@ -193,6 +195,12 @@ impl Host {
         let stepped = daemon.engine.step();
         let answers = std::mem::take(&mut *self.answers.0.lock().unwrap());
         (answers, stepped)
+    }
+
+    /// Lets both clocks go on.
+    pub fn pass_ms(&self, ms: u64) {
+        self.held.wall_ms.fetch_add(ms, Ordering::Relaxed);
+        self.held.boottime_ms.fetch_add(ms, Ordering::Relaxed);
     }
 
     /// Forgets what was answered after the last step, which nobody heard.

@@ -10,6 +10,7 @@ mod held;
 mod host;
 mod life;
 mod model;
+mod retained;
 
 use std::path::PathBuf;
 

@@ -6,6 +6,7 @@ mod manual;
 mod output;
 mod prune;
 mod refusals;
+mod retention;
 mod starting;
 mod tags;
 mod terminal;

@@ -1,16 +1,18 @@
 //! The owner itself: takes what is queued, decides, makes durable, answers.
 
 mod batch;
+mod prune;
 mod sessions;
 mod settle;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use stated_shared::{Digest, Failure, FailureKind, LockId, Reply, SessionId, StateName, Version};
 use tokio::sync::oneshot;
 
-use self::batch::{Batch, Prepared, Told};
+use self::batch::{Batch, Told};
+pub(super) use self::prune::OwnPrune;
 use self::sessions::Connected;
 pub(super) use self::settle::Wake;
 use crate::engine::budget::{ContentBudget, ContentPermit};
@@ -29,7 +31,7 @@ use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
 use crate::machine::event::{Actor, Closed, Event, What};
-use crate::machine::{Ask, Context, Machine, Motion, PruneAsk, Step, Time, Verdict};
+use crate::machine::{Ask, Context, Machine, Motion, Step, Time, Verdict};
 use crate::vault::{SealError, Vault};
 
 /// Commands taken into one batch at most.
@@ -90,6 +92,7 @@ pub(super) enum Command {
     Query(Query),
     /// Somebody wants to read the audit log up to now.
     Flush(oneshot::Sender<()>),
+    PruneItself(Box<OwnPrune>),
     /// Somebody was turned away.
     Denied(Box<Actor>),
     /// A session read a version's content.
@@ -311,6 +314,7 @@ impl Owner {
                     let _ = done.send(());
                 })));
             }
+            Command::PruneItself(own) => self.prune_itself(*own)?,
             Command::Denied(actor) => {
                 let outcome = FailureKind::Denied.as_str();
                 let deed = Deed { actor: Arc::new(*actor), verb: "connect", name: None, version: None, outcome };
@@ -383,24 +387,7 @@ impl Owner {
         let names = self.names_of(&submission.ask);
         let recorded = decision.steps.iter().any(|step| matches!(step, Step::Record(_)));
         let StagedBytes { payloads, contents, moved, restage: _ } = submission.bytes;
-        let mut verdict = decision.verdict;
-        let mut prepared = self.prepare_moved(decision.steps, payloads, moved);
-        let mut made = self.make_room(&prepared);
-        if let (Err(error), Ask::Prune(ask)) = (&made, &mut submission.ask)
-            && error.fate() == Fate::Refuse
-        {
-            // What was stored anew finds no room: then that is not done, and less is dropped.
-            let unused = ask.blobs();
-            ask.spare();
-            self.batch.freed.extend(unused);
-            let decision = self.parts.machine.decide(&cx, &submission.ask);
-            prepared = self.prepare(decision.steps, BTreeMap::new());
-            verdict = decision.verdict;
-            made = self.make_room(&prepared);
-        }
-        if let Ask::Prune(ask) = &submission.ask {
-            self.batch.freed.extend(unused_blobs(ask, &prepared));
-        }
+        let (prepared, verdict, made) = self.place(&cx, &mut submission.ask, decision, payloads, moved);
         let verdict = match made {
             Ok(()) => match self.admit(&prepared) {
                 Ok(()) => verdict,
@@ -491,22 +478,6 @@ impl Owner {
             self.observations.note(deed, self.time.wall, self.time.boottime_ms);
         }
     }
-}
-
-/// What a prune has stored anew as blobs, and the event does not tell of.
-fn unused_blobs(ask: &PruneAsk, prepared: &Prepared) -> Vec<String> {
-    let told: BTreeSet<&str> = prepared
-        .steps
-        .iter()
-        .flat_map(|step| match step {
-            Step::Record(event) => match &event.what {
-                What::Pruned(pruned) => pruned.blobs().collect(),
-                _ => Vec::new(),
-            },
-            Step::Move(_) => Vec::new(),
-        })
-        .collect();
-    ask.blobs().into_iter().filter(|id| !told.contains(id.as_str())).collect()
 }
 
 fn no_room(error: &AppendError) -> Failure {

@@ -1,0 +1,95 @@
+//! Prunes that are decided: with what they have stored anew, or without where there is no room for that.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stated_shared::{Failure, FailureKind, LockId, PrunePage, Reply, StateName, Version};
+use tokio::sync::oneshot;
+
+use super::batch::{Prepared, Told};
+use super::{Halt, Owner, no_room};
+use crate::engine::commit::StagedBytes;
+use crate::journal::{AppendError, Fate};
+use crate::machine::event::What;
+use crate::machine::{Ask, Context, Decision, PruneAsk, Step, Verdict};
+
+/// A prune in the daemon's own name.
+pub(in crate::engine) struct OwnPrune {
+    pub ask: PruneAsk,
+    pub bytes: StagedBytes,
+    pub done: oneshot::Sender<Result<PrunePage, Failure>>,
+}
+
+impl Owner {
+    /// Prunes as the configuration wants it.
+    pub(super) fn prune_itself(&mut self, own: OwnPrune) -> Result<(), Halt> {
+        let OwnPrune { ask, bytes, done } = own;
+        let actor = self.parts.daemon.clone();
+        // No answer of it is remembered, and no lock drawn.
+        let cx = Context { time: self.time, actor: &actor, number: 0, drawn: LockId::from_random([0; 16]) };
+        let mut ask = Ask::Prune(ask);
+        let decision = self.parts.machine.decide(&cx, &ask);
+        let (prepared, verdict, made) = self.place(&cx, &mut ask, decision, BTreeMap::new(), bytes.moved);
+        let told = match made {
+            Ok(()) => {
+                self.fold(prepared)?;
+                match verdict {
+                    Verdict::Reply(Reply::Pruned(page)) => Ok(page),
+                    Verdict::Refuse(failure) => Err(failure),
+                    other => Err(Failure::new(FailureKind::Internal, format!("a prune is answered by {other:?}"))),
+                }
+            }
+            Err(error) if error.fate() == Fate::Refuse => Err(no_room(&error)),
+            Err(error) => return Err(error.into()),
+        };
+        // Whoever asked may be gone.
+        self.batch.told.push(Told::Run(Box::new(move || drop(done.send(told)))));
+        Ok(())
+    }
+
+    /// Gives a decision its lines and its room. A prune that finds none for what it has stored anew gives that up, and is
+    /// decided once more.
+    pub(super) fn place(
+        &mut self,
+        cx: &Context<'_>,
+        ask: &mut Ask,
+        decision: Decision,
+        payloads: BTreeMap<StateName, Vec<u8>>,
+        moved: BTreeMap<(StateName, Version), Vec<u8>>,
+    ) -> (Prepared, Verdict, Result<(), AppendError>) {
+        let mut verdict = decision.verdict;
+        let mut prepared = self.prepare_moved(decision.steps, payloads, moved);
+        let mut made = self.make_room(&prepared);
+        if let (Err(error), Ask::Prune(prune)) = (&made, &mut *ask)
+            && error.fate() == Fate::Refuse
+        {
+            // Less is dropped then.
+            let unused = prune.blobs();
+            prune.spare();
+            self.batch.freed.extend(unused);
+            let decision = self.parts.machine.decide(cx, ask);
+            prepared = self.prepare(decision.steps, BTreeMap::new());
+            verdict = decision.verdict;
+            made = self.make_room(&prepared);
+        }
+        if let Ask::Prune(prune) = &*ask {
+            self.batch.freed.extend(unused_blobs(prune, &prepared));
+        }
+        (prepared, verdict, made)
+    }
+}
+
+/// What a prune has stored anew as blobs, and the event does not tell of.
+fn unused_blobs(ask: &PruneAsk, prepared: &Prepared) -> Vec<String> {
+    let told: BTreeSet<&str> = prepared
+        .steps
+        .iter()
+        .flat_map(|step| match step {
+            Step::Record(event) => match &event.what {
+                What::Pruned(pruned) => pruned.blobs().collect(),
+                _ => Vec::new(),
+            },
+            Step::Move(_) => Vec::new(),
+        })
+        .collect();
+    ask.blobs().into_iter().filter(|id| !told.contains(id.as_str())).collect()
+}

@@ -1,0 +1,86 @@
+//! What the daemon prunes by itself.
+
+use std::fs;
+use std::time::Instant;
+
+use stated_tests::{Host, LIMIT};
+
+fn configure(host: &Host, text: &str) {
+    fs::create_dir_all(host.config_dir()).unwrap();
+    fs::write(host.config_dir().join("config.toml"), text).unwrap();
+}
+
+/// Asks until it is so: the daemon does it beside the requests.
+fn await_so<T>(what: &str, ask: impl Fn() -> Option<T>) -> T {
+    let began = Instant::now();
+    while began.elapsed() < LIMIT {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+    }
+    panic!("{what}: not within {LIMIT:?}");
+}
+
+fn pruned(host: &Host, state: &str) -> Vec<u64> {
+    let log = host.statectl(["log", state, "--json"]).run().ok().objects();
+    let mut pruned: Vec<u64> =
+        log.iter().filter(|row| row["pruned"] == true).map(|row| row["version"].as_u64().unwrap()).collect();
+    pruned.sort_unstable();
+    pruned
+}
+
+#[test]
+fn the_daemon_prunes_what_its_configuration_does_not_keep() {
+    let host = Host::new();
+    for n in 1..=5 {
+        host.put("prod/net", format!("prod {n}").as_bytes());
+        host.put("test/net", format!("test {n}").as_bytes());
+    }
+    host.run(["tag", "test/net@2", "release"]);
+    host.stop_daemon();
+    // Without a policy nothing is ever dropped, whoever starts it.
+    host.run(["ls"]);
+    assert_eq!(host.statectl(["status", "--json"]).run().ok().object()["retention"], serde_json::json!([]));
+    host.stop_daemon();
+    let sections = "[[retention]]\nglob = \"prod/**\"\nkeep_within = \"90d\"\n\n\
+                    [[retention]]\nkeep_last = 2\nkeep_tagged = true\n";
+    configure(&host, sections);
+    host.run(["ls"]);
+    let rows = await_so("a prune", || {
+        let rows = host.statectl(["audit", "--verb", "prune", "--json"]).run().ok().objects();
+        (!rows.is_empty()).then_some(rows)
+    });
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!((&rows[0]["name"], &rows[0]["note"]), (&"test/net".into(), &"versions 1, 3".into()));
+    assert_eq!(rows[0]["actor"]["comm"], "stated", "by the daemon");
+    assert_eq!((pruned(&host, "test/net"), pruned(&host, "prod/net")), (vec![1, 3], vec![]));
+    assert_eq!(host.get("test/net@release"), b"test 2");
+    host.statectl(["get", "test/net@1"]).run().code(66).says("was pruned on 20");
+    // What would go besides is said of what is there now.
+    let planned = host.statectl(["prune", "--keep-last", "1", "--dry-run", "--json"]).run().ok().objects();
+    let dropped: Vec<_> = planned.iter().map(|row| row["dropped"].clone()).collect();
+    assert_eq!(dropped, [serde_json::json!([[1, 4]]), serde_json::json!([[2, 4]])], "{planned:?}");
+    let status = host.statectl(["status", "--json"]).run().ok().object();
+    let told = ["prod/**: keeps what is younger than 90d", "**: keeps the last 2, what is tagged"];
+    assert_eq!(status["retention"], serde_json::json!(told));
+    assert!(host.run(["status"]).contains(told[1]));
+    host.stop_daemon();
+    host.verify();
+}
+
+#[test]
+fn a_policy_that_says_nothing_or_something_odd_is_78() {
+    let host = Host::new();
+    for (section, what) in [
+        ("[retention]\n", "keep_last"),
+        ("[retention]\nkeep_last = 0\n", "keep_last is 0"),
+        ("[retention]\nkeep_within = \"soon\"\n", "soon"),
+        ("[retention]\nkeep_lats = 3\n", "keep_lats"),
+        ("[[retention]]\nkeep_last = 1\nglob = \"prod/[\"\n", "prod/["),
+    ] {
+        configure(&host, section);
+        host.stated(["run"]).run().code(78).says(what).says("config.toml");
+    }
+    host.statectl(["put", "a"]).stdin("x").run().code(78).says("prod/[");
+    assert!(!host.state_dir().join("FORMAT").exists(), "nothing was founded");
+}
