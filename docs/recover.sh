@@ -101,6 +101,35 @@ changes='
         else {sha256: .content.sha256, size_bytes: .content.size_bytes} end | tojson)'
 
 number='^(0|[1-9][0-9]{0,17})$'
+# Of the record in $work/record: offset and length of each hole that given up payloads left in its payload area.
+holes=()
+
+# note_holes: takes the line that tells of them off the record.
+note_holes() {
+    local told=() n
+    holes=()
+    [ "$(head -c 7 "$work/record" | tr -d '\0')" = '{"cut":' ] || return 0
+    read -r -a told < <(head -n 1 "$work/record" | jq -r '[.holes[][] | tostring] | join(" ")' 2>/dev/null) || true
+    for n in "${told[@]}"; do
+        [[ $n =~ $number ]] || return 0
+    done
+    holes=("${told[@]}")
+    tail -n +2 "$work/record" >"$work/rest"
+    mv "$work/rest" "$work/record"
+}
+
+# placed OFFSET LENGTH: prints where that piece of the payload area lies now; fails where it is gone.
+placed() {
+    local i at=$1
+    for ((i = 0; i < ${#holes[@]}; i += 2)); do
+        if [ "${holes[i]}" -lt $(($1 + $2)) ]; then
+            [ $((holes[i] + holes[i + 1])) -le "$1" ] || return 1
+            at=$((at - holes[i + 1]))
+        fi
+    done
+    echo "$at"
+}
+
 base_or_none='^(-|[1-9][0-9]{0,17})$'
 digest='^[0-9a-f]{64}$'
 blob_id='^[0-9a-f]{32}$'
@@ -136,9 +165,14 @@ note_prunes() {
             done
         elif [ "$what" = moved ] && [[ $len =~ $number ]]; then
             if [ "$kind" = inline ] && [[ $place =~ $number ]]; then
-                moves=$((moves + 1))
-                bytes "$work/record" $((at + place)) "$len" >"$work/moved.$moves"
-                place=$moves
+                if place=$(placed "$place" "$len"); then
+                    moves=$((moves + 1))
+                    bytes "$work/record" $((at + place)) "$len" >"$work/moved.$moves"
+                    place=$moves
+                else
+                    # Dropped, or stored anew once more, by a prune that comes later.
+                    kind=gone place=-
+                fi
             fi
             moved["$version $name"]="$b $kind $place $len"
         fi
@@ -176,10 +210,15 @@ recover_change() {
             a=$((-$4))
         fi
     fi
+    if [ "$kind" = inline ] && [ "$from" = "$work/record" ] && [[ $a =~ $number && $b =~ $number ]]; then
+        a=$(placed "$a" "$b") || kind=gone
+    fi
     if [[ ! $sha256 =~ $digest || ! $size_bytes =~ $number || ! $b =~ $number || ! $base =~ $base_or_none ]]; then
         outcome="damaged: its metadata is malformed"
     elif [ "$base" != - ] && [ ! -e "$out_dir/$n/$base" ]; then
         outcome="damaged: it is a patch from version $base, which is not recovered"
+    elif [ "$kind" = gone ]; then
+        outcome="missing: its payload was taken out, although no prune gave it up"
     elif [ "$kind" = inline ] && [[ $a =~ $number || $from != "$work/record" ]]; then
         outcome=$(bytes "$from" $(($4 + a)) "$b" | restore "$out_dir/$path" "$size_bytes" "$sha256" "$base")
     elif [ "$kind" = blob ] && [[ $a =~ $blob_id ]]; then
@@ -223,7 +262,7 @@ recover_record() {
 }
 
 # each_record WHAT: the log, record by record; WHAT is called for each that opens, complaints are made by the last pass.
-header='^stated1 ([1-9a-f][0-9a-f]{0,14}) (0|[1-9a-f][0-9a-f]{0,5}) ([0-9a-f]{64}) ([0-9a-f]{8})$'
+header='^stated1 ([1-9a-f][0-9a-f]{0,14}) (0|[1-9a-f][0-9a-f]{0,5}) ([0-9a-f]{64}) (([1-9a-f][0-9a-f]{0,5}) )?([0-9a-f]{8})$'
 each_record() {
     local what=$1 log len at line rest sealed_len check
     expected=1
@@ -243,7 +282,7 @@ each_record() {
             seq=$((16#${BASH_REMATCH[1]}))
             sealed_len=$((16#${BASH_REMATCH[2]}))
             check=$(printf '%s ' "${line% *}" | sha256sum)
-            if [ "${check:0:8}" != "${BASH_REMATCH[4]}" ]; then
+            if [ "${check:0:8}" != "${BASH_REMATCH[6]}" ]; then
                 [ "$what" != recover_record ] || complain "$log byte $at: the header of record $expected is damaged"
                 break
             fi
@@ -251,6 +290,7 @@ each_record() {
             at=$((at + ${#line} + 1))
             bytes "$log" "$at" "$sealed_len" >"$work/sealed"
             if age -d "${keys[@]}" -o "$work/record" "$work/sealed" 2>/dev/null; then
+                note_holes
                 $what
             elif [ "$what" = recover_record ]; then
                 complain "$log byte $at: record $seq does not open (a crash may leave part of the last record)"

@@ -91,7 +91,7 @@ impl Fixture {
         self.mac = self.vault.chain(self.mac, seq, &[&text]);
         text.extend(payloads);
         let sealed = self.vault.seal(&text).unwrap();
-        journal.append(&Record { seq, mac: self.mac, sealed }).unwrap();
+        journal.append(&Record { seq, mac: self.mac, cut_bytes: 0, sealed }).unwrap();
     }
 
     fn commit(&mut self, changes: Vec<Change<'_>>) {

@@ -2,7 +2,7 @@
 //! nothing else) and with what must come out of it.
 //!
 //! A build that changes the format adds one and touches none:
-//! `STATED_GOLDEN=tests/golden/NAME cargo test -p stated-tests --test golden -- --ignored`.
+//! `STATED_GOLDEN=tests/golden/NAME cargo test -p stated-tests --test golden -- --ignored --exact make`, or `make_renewed`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -101,6 +101,35 @@ fn promise_12_every_older_format_opens_for_ever() {
 #[test]
 #[ignore = "it writes a directory that is to be kept"]
 fn make() {
+    make_with(|host| {
+        for version in 0..4 {
+            host.put("app/retention", format!("version {version}").as_bytes());
+        }
+        host.run(["prune", "--keep-last", "2", "app/retention"]);
+    });
+}
+
+/// As above, but that so much is pruned that the log is written anew.
+#[test]
+#[ignore = "it writes a directory that is to be kept"]
+fn make_renewed() {
+    make_with(|host| {
+        let mut random = Random::seeded(13);
+        // The last ones are small: what is pruned leaves its records, and what is kept lies between it.
+        for version in 0..30 {
+            let content = if version < 28 { random.bytes(50_000) } else { format!("version {version}").into_bytes() };
+            host.put("app/retention", &content);
+        }
+        host.run(["prune", "--keep-last", "2", "app/retention"]);
+        let began = std::time::Instant::now();
+        let len = || host.statectl(["status", "--json"]).run().ok().object()["log_bytes"].as_u64();
+        while len() > Some(500_000) {
+            assert!(began.elapsed() < stated_tests::LIMIT, "the log is not written anew");
+        }
+    });
+}
+
+fn make_with(prune: impl FnOnce(&Host)) {
     let to = std::env::var_os("STATED_GOLDEN").map(PathBuf::from).expect("STATED_GOLDEN names the directory");
     let to = if to.is_absolute() { to } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(to) };
     let host = Host::new();
@@ -117,10 +146,7 @@ fn make() {
         patched[version * 60] = b'X';
         host.put("app/patched", &patched);
     }
-    for version in 0..4 {
-        host.put("app/retention", format!("version {version}").as_bytes());
-    }
-    host.run(["prune", "--keep-last", "2", "app/retention"]);
+    prune(&host);
     host.run(["lock", "--ttl", "8000h", "-m", "kept for ever", "app/config"]);
     let expected = told(&host);
     host.stop_daemon();

@@ -92,10 +92,10 @@ mod tests {
             ("keep_lats = 1", "keep_lats"),
             ("keep_last = 1\nglob = \"[\"", "\"[\""),
         ] {
-            let failure = parsed(&format!("[retention]\n{section}\n")).err().expect(section);
+            let failure = parsed(&format!("[retention]\n{section}\n")).expect_err(section);
             assert_eq!(failure.kind, FailureKind::Config, "{section}");
             assert!(failure.message.contains(what) && failure.hint.is_some(), "{section}: {failure:?}");
         }
-        assert_eq!(parsed("retention = 5").err().unwrap().kind, FailureKind::Config);
+        assert_eq!(parsed("retention = 5").unwrap_err().kind, FailureKind::Config);
     }
 }

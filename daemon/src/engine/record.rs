@@ -1,16 +1,17 @@
 //! The plaintext of a record: JSON Lines, then payloads.
 //!
 //! The first line is an envelope that says how many events follow, one a line. Envelope and events are the metadata
-//! that the chain runs over; what comes after them is the payload area. See docs/format.md.
+//! that the chain runs over; what comes after them is the payload area. Where payloads were given up and are gone, a line
+//! before all that says where the payload area has holes. See docs/format.md.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
-use stated_shared::{Digest, Seq};
+use stated_shared::{Digest, Seq, StateName, Version};
 use zeroize::Zeroizing;
 
 use crate::journal::{Record, RecordKind, Unverified};
-use crate::machine::event::Event;
+use crate::machine::event::{Event, Payload, What};
 use crate::vault::{self, Vault};
 
 /// Longest plaintext of a record, in bytes: a batch of small payloads stays far below.
@@ -31,6 +32,20 @@ struct Envelope {
     closed: bool,
 }
 
+/// The line before the envelope of a record of which something is gone. It is not part of the metadata, and nobody need
+/// believe it: a payload is compared with its SHA-256, and one that is gone is looked for in the prunes.
+#[derive(Serialize, Deserialize)]
+struct Cut {
+    cut: u32,
+    /// Offset and length of each hole in the payload area as it was.
+    holes: Vec<(u64, u64)>,
+}
+
+/// How such a line begins.
+const CUT_BEGINNING: &[u8] = b"{\"cut\":";
+/// The version of its form.
+const CUT_FORM: u32 = 1;
+
 /// A record that is genuine.
 #[derive(Debug)]
 pub struct Opened {
@@ -40,16 +55,111 @@ pub struct Opened {
     pub kind: RecordKind,
     /// Everything that was sealed.
     plaintext: Zeroizing<Vec<u8>>,
+    metadata: Range<usize>,
     payloads: Range<usize>,
+    /// Pieces of the payload area that are gone: offset and length, in their order, none touching another.
+    holes: Vec<(u64, u64)>,
+}
+
+/// A payload that a record says is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InlinePayload {
+    /// Whose content it is.
+    pub state: StateName,
+    /// See [`Self::state`].
+    pub version: Version,
+    /// Where it lies in the payload area as it was.
+    pub offset_bytes: u64,
+    /// Its length.
+    pub len_bytes: u64,
 }
 
 impl Opened {
-    /// A piece of the payload area.
+    /// Whether it says the same, whatever is gone from either.
+    pub fn tells_as(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.plaintext[self.metadata.clone()] == other.plaintext[other.metadata.clone()]
+    }
+
+    /// A piece of the payload area, by its place in the whole of it.
     pub fn payload(&self, offset_bytes: u64, len_bytes: u64) -> Option<&[u8]> {
-        let start = usize::try_from(offset_bytes).ok()?;
+        if self.is_gone(offset_bytes, len_bytes) {
+            return None;
+        }
+        let before = self.holes.iter().take_while(|(at, _)| *at < offset_bytes).map(|(_, len)| len).sum::<u64>();
+        let start = usize::try_from(offset_bytes.checked_sub(before)?).ok()?;
         let end = start.checked_add(usize::try_from(len_bytes).ok()?)?;
         self.plaintext[self.payloads.clone()].get(start..end)
     }
+
+    /// Whether a piece of the payload area, or a part of it, was taken out.
+    pub fn is_gone(&self, offset_bytes: u64, len_bytes: u64) -> bool {
+        let end = offset_bytes.saturating_add(len_bytes);
+        self.holes.iter().any(|(at, len)| *at < end && offset_bytes < at + len)
+    }
+
+    /// The payloads that the record was written with, those that are gone among them.
+    pub fn inline_payloads(&self) -> impl Iterator<Item = InlinePayload> {
+        let of = |event: &Event| -> Vec<InlinePayload> {
+            let inline = |state: &StateName, version, payload: &Payload| match *payload {
+                Payload::Inline { offset_bytes, len_bytes } => {
+                    Some(InlinePayload { state: state.clone(), version, offset_bytes, len_bytes })
+                }
+                Payload::Blob { .. } => None,
+            };
+            match &event.what {
+                What::Committed(committed) => {
+                    let contents =
+                        committed.changes.iter().filter_map(|change| Some((change, change.content.as_ref()?)));
+                    contents
+                        .filter_map(|(change, content)| inline(&change.state, change.version, &content.payload))
+                        .collect()
+                }
+                What::Pruned(pruned) => {
+                    let moved =
+                        pruned.states.iter().flat_map(|of| of.moved.iter().map(move |moved| (&of.state, moved)));
+                    moved.filter_map(|(state, moved)| inline(state, moved.version, &moved.payload)).collect()
+                }
+                _ => Vec::new(),
+            }
+        };
+        self.events.iter().flat_map(of)
+    }
+
+    /// The record without these pieces of its payload area either, its number and MAC unchanged; `None` where they are
+    /// gone already.
+    pub fn cut(&self, vault: &Vault, record: &Record, gone: &[(u64, u64)]) -> Result<Option<Record>, vault::SealError> {
+        let len = self.payloads.len() as u64 + self.holes.iter().map(|(_, len)| len).sum::<u64>();
+        let is_within = |(at, gone): &&(u64, u64)| at.checked_add(*gone).is_some_and(|end| end <= len);
+        let holes = union(self.holes.iter().chain(gone).filter(is_within).copied());
+        if holes == self.holes {
+            return Ok(None);
+        }
+        let mut kept = Zeroizing::new(Vec::with_capacity(self.payloads.len()));
+        let mut from = 0;
+        for (at, hole_len) in holes.iter().copied().chain([(len, 0)]) {
+            // Between two holes of the new ones there is none of the old.
+            kept.extend_from_slice(self.payload(from, at - from).unwrap_or_default());
+            from = at + hole_len;
+        }
+        let cut_bytes = holes.iter().map(|(_, len)| len).sum();
+        let first = line(&Cut { cut: CUT_FORM, holes });
+        let sealed = vault.seal_beside(&[&first, &self.plaintext[self.metadata.clone()], &kept])?;
+        Ok(Some(Record { cut_bytes, sealed, ..record.clone() }))
+    }
+}
+
+/// Pieces in their order, those that touch put together.
+fn union(pieces: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    let mut pieces: Vec<_> = pieces.filter(|(_, len)| *len > 0).collect();
+    pieces.sort_unstable();
+    let mut put: Vec<(u64, u64)> = Vec::new();
+    for (at, len) in pieces {
+        match put.last_mut() {
+            Some((last, last_len)) if *last + *last_len >= at => *last_len = (*last_len).max(at + len - *last),
+            _ => put.push((at, len)),
+        }
+    }
+    put
 }
 
 /// What a record will hold: event lines and payloads.
@@ -98,7 +208,7 @@ impl Draft {
         let envelope = line(&Envelope { record: FORM, seq, events: self.events, closed });
         let mac = vault.chain(prev, seq, &[&envelope, &self.lines]);
         let sealed = vault.seal_pieces(&[&envelope, &self.lines, &self.payloads])?;
-        Ok(Record { seq, mac, sealed })
+        Ok(Record { seq, mac, cut_bytes: 0, sealed })
     }
 
     /// Forgets what it tells; keeps its room for the next, within a bound.
@@ -121,7 +231,7 @@ pub fn line<T: Serialize>(value: &T) -> Vec<u8> {
 /// Opens a record and believes it only if the chain does.
 pub fn open(vault: &Vault, prev: Digest, record: &Record) -> Result<Opened, Unverified> {
     let opened = open_unchained(vault, record)?;
-    let mac = vault.chain(prev, record.seq, &[&opened.plaintext[..opened.payloads.start]]);
+    let mac = vault.chain(prev, record.seq, &[&opened.plaintext[opened.metadata.clone()]]);
     if vault::same(&mac, &record.mac) {
         Ok(opened)
     } else {
@@ -136,19 +246,37 @@ pub fn open_unchained(vault: &Vault, record: &Record) -> Result<Opened, Unverifi
     let plaintext = vault
         .open(&record.sealed, PLAINTEXT_LEN_MAX)
         .map_err(|error| Unverified(format!("it does not open: {error}")))?;
-    decode(record.seq, plaintext)
+    decode(record.seq, record.cut_bytes, plaintext)
 }
 
-fn decode(seq: Seq, plaintext: Zeroizing<Vec<u8>>) -> Result<Opened, Unverified> {
+fn decode(seq: Seq, cut_bytes: u64, plaintext: Zeroizing<Vec<u8>>) -> Result<Opened, Unverified> {
     let mut at = 0;
-    let mut next_line = || -> Option<Range<usize>> {
-        let len = plaintext.get(at..)?.iter().position(|byte| *byte == b'\n')?;
-        let line = at..at + len;
-        at += len + 1;
+    let next_line = |at: &mut usize| -> Option<Range<usize>> {
+        let len = plaintext.get(*at..)?.iter().position(|byte| *byte == b'\n')?;
+        let line = *at..*at + len;
+        *at += len + 1;
         Some(line)
     };
     let malformed = |what: &str| Unverified(format!("its plaintext is malformed: {what}"));
-    let first = next_line().ok_or_else(|| malformed("no envelope"))?;
+    let mut holes = Vec::new();
+    if plaintext.starts_with(CUT_BEGINNING) {
+        let first = next_line(&mut at).ok_or_else(|| malformed("no envelope"))?;
+        let cut: Cut =
+            serde_json::from_slice(&plaintext[first]).map_err(|error| malformed(&format!("holes: {error}")))?;
+        if cut.cut != CUT_FORM {
+            return Err(malformed(&format!("holes of form {} are newer than this build", cut.cut)));
+        }
+        holes = cut.holes;
+    }
+    let is_in_range = |(at, len): &(u64, u64)| at.checked_add(*len).is_some_and(|end| end <= PLAINTEXT_LEN_MAX as u64);
+    if !holes.iter().all(is_in_range) || union(holes.iter().copied()) != holes {
+        return Err(malformed("its holes are in no order"));
+    }
+    if holes.iter().map(|(_, len)| len).sum::<u64>() != cut_bytes {
+        return Err(malformed("its holes are not what its header says"));
+    }
+    let start = at;
+    let first = next_line(&mut at).ok_or_else(|| malformed("no envelope"))?;
     let envelope: Envelope =
         serde_json::from_slice(&plaintext[first]).map_err(|error| malformed(&format!("envelope: {error}")))?;
     if envelope.record != FORM {
@@ -159,23 +287,143 @@ fn decode(seq: Seq, plaintext: Zeroizing<Vec<u8>>) -> Result<Opened, Unverified>
     }
     let mut events = Vec::new();
     for _ in 0..envelope.events {
-        let line = next_line().ok_or_else(|| malformed("events are missing"))?;
+        let line = next_line(&mut at).ok_or_else(|| malformed("events are missing"))?;
         events.push(serde_json::from_slice(&plaintext[line]).map_err(|error| malformed(&format!("event: {error}")))?);
     }
-    let payloads = at..plaintext.len();
+    let (metadata, payloads) = (start..at, at..plaintext.len());
+    if holes.last().is_some_and(|(at, len)| at + len > payloads.len() as u64 + cut_bytes) {
+        return Err(malformed("a hole lies beyond its payloads"));
+    }
     let kind = if envelope.closed { RecordKind::Closed } else { RecordKind::Batch };
-    Ok(Opened { events, kind, plaintext, payloads })
+    Ok(Opened { events, kind, plaintext, metadata, payloads, holes })
 }
 
 /// A plaintext decodes, or is refused; what it holds is as long as it is.
 #[cfg(fuzzing)]
 pub fn fuzz_record(bytes: &[u8]) {
-    if let Ok(opened) = decode(Seq(7), Zeroizing::new(bytes.to_vec())) {
+    // What a header says of holes is not in the plaintext: 0, or as many bytes as are there.
+    for cut_bytes in [0, bytes.len() as u64] {
+        let Ok(opened) = decode(Seq(7), cut_bytes, Zeroizing::new(bytes.to_vec())) else { continue };
         assert!(opened.payload(0, bytes.len() as u64 + 1).is_none());
         for event in &opened.events {
             let again = line(event);
             let event = serde_json::from_slice::<Event>(&again).expect("a stored form is read again");
             assert_eq!(line(&event), again);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use stated_shared::{Generation, RepositoryId, SessionId, Timestamp};
+
+    use super::*;
+    use crate::machine::event::{Actor, Change, Committed, Content};
+    use crate::vault::{ChainKey, Keyring};
+
+    fn vault() -> Vault {
+        let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".parse().unwrap();
+        let (repository, mut bytes) = (RepositoryId([5; 16]), [9; 32]);
+        let keyring =
+            Keyring::new(Generation(1), repository, ChainKey::new(&mut bytes), vec![recipient], Timestamp(0)).unwrap();
+        let digest = keyring.seal().unwrap().digest;
+        Vault::new(keyring, digest)
+    }
+
+    /// One commit to as many states, with payloads of these lengths; payload n is made of the byte n.
+    fn record(vault: &Vault, lens: &[usize]) -> Record {
+        let mut draft = Draft::default();
+        let mut offset_bytes = 0;
+        let mut changes = Vec::new();
+        for (n, len) in lens.iter().enumerate() {
+            let payload = Payload::Inline { offset_bytes, len_bytes: *len as u64 };
+            offset_bytes += *len as u64;
+            let (sha256, size_bytes) = (Digest::ZERO, 1);
+            let content = Content { sha256, size_bytes, serial: None, lineage: None, payload, base: None };
+            let (state, version) = (format!("state {n}").parse().unwrap(), Version(1));
+            changes.push(Change { state, version, content: Some(content), forced: false });
+        }
+        let actor = Actor {
+            uid: 0,
+            gid: 0,
+            pid: None,
+            user: None,
+            comm: None,
+            exe: None,
+            host: "h".to_owned(),
+            session: SessionId([0; 16]),
+        };
+        let (unchanged, labels, fences) = (Vec::new(), Default::default(), Vec::new());
+        let what = What::Committed(Committed { number: 1, changes, unchanged, message: None, labels, fences });
+        let payloads: Vec<Vec<u8>> = lens.iter().enumerate().map(|(n, len)| vec![n as u8; *len]).collect();
+        draft.add(&[line(&Event { at: Timestamp(1), actor, what })], &payloads);
+        draft.seal(vault, Digest([7; 32]), Seq(3), RecordKind::Batch).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Whatever is taken out, once or in turns: the chain holds, the rest reads as before, and what is gone says so.
+        #[test]
+        fn what_is_taken_out_of_a_record_is_all_that_changes(
+            pieces in prop::collection::vec((1_usize..300, 0_u8..3), 1..12)
+        ) {
+            let vault = vault();
+            let whole = record(&vault, &pieces.iter().map(|(len, _)| *len).collect::<Vec<_>>());
+            let mut now = whole.clone();
+            for turn in 1..=3 {
+                let opened = open(&vault, Digest([7; 32]), &now).unwrap();
+                prop_assert_eq!((now.seq, now.mac), (whole.seq, whole.mac));
+                let payloads: Vec<_> = opened.inline_payloads().collect();
+                prop_assert_eq!(payloads.len(), pieces.len());
+                let mut gone_bytes = 0;
+                for (n, ((len, goes), payload)) in pieces.iter().zip(&payloads).enumerate() {
+                    let is_gone = *goes > 0 && *goes < turn;
+                    gone_bytes += if is_gone { *len as u64 } else { 0 };
+                    let InlinePayload { offset_bytes, len_bytes, .. } = *payload;
+                    let expected = vec![n as u8; *len];
+                    prop_assert_eq!(opened.is_gone(offset_bytes, len_bytes), is_gone);
+                    prop_assert_eq!(opened.payload(offset_bytes, len_bytes), (!is_gone).then_some(&expected[..]));
+                }
+                prop_assert_eq!(now.cut_bytes, gone_bytes);
+                prop_assert!(now.sealed.len() as u64 + gone_bytes < whole.sealed.len() as u64 + 400);
+                let goes = pieces.iter().zip(&payloads).filter(|((_, goes), _)| *goes == turn);
+                let gone: Vec<_> = goes.map(|(_, payload)| (payload.offset_bytes, payload.len_bytes)).collect();
+                match opened.cut(&vault, &now, &gone).unwrap() {
+                    Some(cut) => now = cut,
+                    None => prop_assert!(gone.is_empty()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn holes_that_are_none_are_refused() {
+        let vault = vault();
+        let whole = record(&vault, &[10, 20]);
+        let opened = open(&vault, Digest([7; 32]), &whole).unwrap();
+        let cut = opened.cut(&vault, &whole, &[(0, 10)]).unwrap().unwrap();
+        assert!(open_unchained(&vault, &Record { cut_bytes: 0, ..cut.clone() }).is_err(), "its header says otherwise");
+        assert!(open_unchained(&vault, &Record { cut_bytes: 1, ..whole.clone() }).is_err());
+        assert!(opened.cut(&vault, &whole, &[(25, 10)]).unwrap().is_none(), "there is nothing");
+        let metadata = &opened.plaintext[opened.metadata.clone()];
+        for (holes, sum) in [
+            ("[[0,10],[5,10]]", 20),
+            ("[[0,10],[10,5]]", 15),
+            ("[[5,1],[0,1]]", 2),
+            ("[[0,0]]", 0),
+            ("[[21,10]]", 10),
+            ("[[18446744073709551615,2]]", 2),
+        ] {
+            let first = format!("{{\"cut\":1,\"holes\":{holes}}}\n");
+            let sealed = vault.seal_pieces(&[first.as_bytes(), metadata, &[1; 20]]).unwrap();
+            let record = Record { cut_bytes: sum, sealed, ..whole.clone() };
+            assert!(open_unchained(&vault, &record).is_err(), "{holes}");
+        }
+        let newer = b"{\"cut\":2,\"holes\":[]}\n";
+        let sealed = vault.seal_pieces(&[newer, metadata]).unwrap();
+        let refused = open_unchained(&vault, &Record { sealed, ..whole }).unwrap_err();
+        assert!(refused.0.contains("newer than this build"), "{}", refused.0);
     }
 }

@@ -133,6 +133,20 @@ impl WeakQueue {
             let _ = Queue { sender, seat }.send(command).await;
         }
     }
+
+    /// Leaves a command to whoever drives next, the engine's own thread at the latest; `false` where there is no room. Not
+    /// for this thread to drive: nobody's request should wait for one that gives way to others.
+    pub(super) fn leave(&self, command: Command) -> bool {
+        // Where the engine has stopped nothing comes of it.
+        let (Some(sender), Some(seat)) = (self.sender.upgrade(), self.seat.upgrade()) else { return true };
+        let is_left = sender.try_send(command).is_ok();
+        if is_left {
+            seat.pending.fetch_add(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            seat.wake();
+        }
+        is_left
+    }
 }
 
 impl Commands {

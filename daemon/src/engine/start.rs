@@ -13,7 +13,7 @@ use super::grants::GrantBook;
 use super::handle::{self, Engine, Facts, Shared};
 use super::owner::{Halt, Owner, Parts};
 use super::preparation::Preparation;
-use super::reclaim::Reclaim;
+use super::reclaim::{Reclaim, Reclaiming};
 use super::record;
 use super::seat::{self, Commands};
 use super::store::Store;
@@ -244,7 +244,13 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     // Who follows the journal by a thread has one for this, too.
     let reclaim = match snapshots.place {
         None => Reclaim::AtOnce(shared.store.clone()),
-        Some(_) => Reclaim::start(shared.store.clone()).map_err(StartError::Thread)?,
+        Some(_) => Reclaim::start(Reclaiming {
+            store: shared.store.clone(),
+            parts: journal.parts(),
+            queue: queue.downgrade(),
+            states: Reclaim::states(machine.states()),
+        })
+        .map_err(StartError::Thread)?,
     };
     let follower = match snapshots.place {
         None => Follower::absent(),

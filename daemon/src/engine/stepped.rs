@@ -10,13 +10,15 @@ use tokio_util::task::TaskTracker;
 
 use super::commit::Restage;
 use super::owner::{Command, Halt, OwnPrune, Reading, Round, Submission as Submitted};
+use super::record::InlinePayload;
 use super::retention::Retention;
+use super::rewrite::{NotRewritten, Rewriting};
 use super::service::{Opened, Service, Submission};
 use super::snapshot::{self, SnapshotError};
 use super::start::{Beginning, Begun, StartError, begin};
 use super::store::{Damage, Store};
 use super::{Outbox, delta, verify};
-use crate::journal::{LocalSnapshots, Mark};
+use crate::journal::{LocalSnapshots, Mark, Part as PartOfLog};
 use crate::machine::{Ask, Machine};
 
 /// The engine and its owner.
@@ -89,6 +91,43 @@ impl Stepped {
         Ok(pages)
     }
 
+    /// Writes one of the closed parts of the log anew, as a thread does otherwise where it is worth it. The bytes that are
+    /// gone.
+    pub fn rewrite(&self, at: usize) -> Result<u64, NotRewritten> {
+        self.rewrite_by(at, |machine, payloads| {
+            machine.states().needed(payloads.iter().map(|(seq, of)| (&of.state, of.version, *seq)))
+        })
+    }
+
+    /// As [`Stepped::rewrite`], with another opinion on what is needed.
+    pub fn rewrite_by(
+        &self,
+        at: usize,
+        needed: impl Fn(&Machine, &[(Seq, InlinePayload)]) -> Vec<bool>,
+    ) -> Result<u64, NotRewritten> {
+        let parts = self.0.owner.parts.journal.parts();
+        let closed: Vec<PartOfLog> = parts.list().into_iter().filter(|part| part.is_closed).collect();
+        if closed.is_empty() {
+            return Ok(0);
+        }
+        let mut rewriting = Rewriting::begin(self.store(), &*parts, closed[at % closed.len()])?;
+        while let Some(piece) = rewriting.read()? {
+            rewriting.write(&piece, &needed(self.machine(), &piece.payloads))?;
+        }
+        rewriting.finish()
+    }
+
+    /// How many parts of the log are closed.
+    pub fn closed_parts(&self) -> usize {
+        self.0.owner.parts.journal.parts().list().iter().filter(|part| part.is_closed).count()
+    }
+
+    /// Closes the part of the log that records are added to.
+    pub fn begin_part(&mut self) -> Result<(), Halt> {
+        self.send(Command::BeginPart(Box::new(|| {})));
+        self.step()
+    }
+
     /// As an engine stages anew, but at once.
     fn restage(&self) -> Option<Restage> {
         let engine = self.0.engine.clone();
@@ -151,13 +190,16 @@ impl Stepped {
 
     /// Reads everything up to the watermark.
     pub fn verify(&self) -> Verified {
-        verify::verify(
-            self.store(),
-            self.0.engine.shared.watermark.get(),
-            Path::new("/"),
-            None,
-            Some((Part::ALL, verify::KEPT_LEN_MAX)),
-        )
+        self.verify_by(Some((Part::ALL, verify::KEPT_LEN_MAX)))
+    }
+
+    /// As [`Stepped::verify`], without the contents.
+    pub fn verify_records(&self) -> Verified {
+        self.verify_by(None)
+    }
+
+    fn verify_by(&self, read_data: Option<(Part, u64)>) -> Verified {
+        verify::verify(self.store(), self.0.engine.shared.watermark.get(), Path::new("/"), None, read_data)
     }
 
     /// Writes a snapshot as the follower does, which has a thread of its own; the last one is kept beside it.

@@ -13,6 +13,9 @@ use crate::journal::{BlobId, Blobs, Fate, LocalSnapshots, ReadError, Reader};
 use crate::machine::event::{Content, Payload};
 use crate::vault::Vault;
 
+/// What is said of a payload that is not in its record any more.
+pub const GONE: &str = "its payload was taken out, although no prune gave it up";
+
 /// What it takes to read what is durable, from any thread.
 #[derive(Clone)]
 pub struct Store {
@@ -84,7 +87,10 @@ impl Store {
                 let opened =
                     record::open_unchained(&self.vault, &record).map_err(|unverified| damaged(unverified.0))?;
                 let payload = opened.payload(*offset_bytes, *len_bytes);
-                let payload = payload.ok_or_else(|| damaged("its payload area is too short".to_owned()))?;
+                let payload = payload.ok_or_else(|| {
+                    let is_gone = opened.is_gone(*offset_bytes, *len_bytes);
+                    damaged(if is_gone { GONE } else { "its payload area is too short" }.to_owned())
+                })?;
                 Ok(Zeroizing::new(payload.to_vec()))
             }
             Payload::Blob { id, len_bytes } => {

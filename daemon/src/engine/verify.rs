@@ -5,10 +5,11 @@ use std::path::Path;
 use stated_shared::{Damage, Digest, Generation, Part, Seq, Verified};
 
 use super::contents::{Checked, Contents};
+use super::missing::Missing;
 use super::record;
 use super::snapshot;
 use super::start::Replay;
-use super::store::Store;
+use super::store::{GONE, Store};
 use crate::journal::{Journal, LocalSnapshots, ReadError};
 use crate::machine::event::{Change, Content, Event, What};
 use crate::vault;
@@ -30,6 +31,7 @@ pub(super) fn verify(
     // Unknown after a record that is not there: what follows it is believed by what follows that.
     let mut prev = Some(Digest::ZERO);
     let mut missing = None;
+    let mut gone = Missing::default();
     for n in 1..=last.0 {
         let seq = Seq(n);
         let (file, offset_bytes) = store.reader.place(seq);
@@ -60,6 +62,7 @@ pub(super) fn verify(
         };
         prev = Some(record.mac);
         found.records += 1;
+        gone.read(seq, &opened);
         if let Some(contents) = &mut contents {
             for event in &opened.events {
                 if let What::Pruned(pruned) = &event.what {
@@ -74,8 +77,16 @@ pub(super) fn verify(
             }
         }
     }
-    if let Some(mut contents) = contents {
-        pruned_since(store, last, &mut contents);
+    if contents.is_some() || !gone.is_empty() {
+        pruned_since(store, last, contents.as_mut(), &mut gone);
+    }
+    for (version, seq) in gone.left() {
+        let (file, offset_bytes) = store.reader.place(seq);
+        // Without the state's name: whoever may see that something is damaged may not see all names.
+        let what = format!("record {seq}: version {version} of a state: {GONE}");
+        found.damage.push(Damage { file, offset_bytes, what });
+    }
+    if let Some(contents) = contents {
         let (good, damage) = contents.finish();
         found.payloads += good;
         found.damage.extend(damage);
@@ -113,13 +124,14 @@ pub(super) fn verify(
 }
 
 /// Takes note of the prunes that became durable while the log was read.
-fn pruned_since(store: &Store, last: Seq, contents: &mut Contents<'_>) {
+fn pruned_since(store: &Store, last: Seq, mut contents: Option<&mut Contents<'_>>, gone: &mut Missing) {
     let mut seq = last.next();
     while let Ok(record) = store.reader.record(seq) {
         // One that does not open is for the next verification to tell.
         if let Ok(opened) = record::open_unchained(&store.vault, &record) {
+            gone.read(seq, &opened);
             for event in &opened.events {
-                if let What::Pruned(pruned) = &event.what {
+                if let (What::Pruned(pruned), Some(contents)) = (&event.what, &mut contents) {
                     contents.pruned(seq, pruned);
                 }
             }

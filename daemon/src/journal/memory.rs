@@ -12,8 +12,8 @@ use stated_shared::Seq;
 
 use super::limits::RECORD_LEN_MAX;
 use super::{
-    AppendError, BlobId, Blobs, Ended, Fate, Journal, OpenError, OpenMode, ReadError, Reader, Record, RecordKind,
-    Visitor,
+    AppendError, BlobId, Blobs, Ended, Fate, Journal, OpenError, OpenMode, Part, Parts, ReadError, Reader, Record,
+    RecordKind, Renewal, Visitor,
 };
 
 /// What goes wrong in the next append, for tests.
@@ -43,6 +43,8 @@ pub struct MemoryStorage(Arc<Mutex<Contents>>);
 #[derive(Default, Clone)]
 struct Contents {
     records: Vec<Record>,
+    /// Where parts begin, but for the first one.
+    parts: Vec<Seq>,
     /// A record that a crash cut short lies after the last one.
     torn: bool,
     /// The last journal was closed and nothing was appended since.
@@ -175,6 +177,19 @@ impl Journal for MemoryJournal {
         Arc::new(self.storage.clone())
     }
 
+    fn begin_part(&mut self) -> Result<(), AppendError> {
+        let next = self.last().next();
+        let mut contents = self.storage.lock();
+        if next > Seq(1) && contents.parts.last() != Some(&next) {
+            contents.parts.push(next);
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> Arc<dyn Parts> {
+        Arc::new(self.storage.clone())
+    }
+
     fn close(self: Box<Self>) -> Result<(), AppendError> {
         if self.poisoned {
             return Err(AppendError::Poisoned);
@@ -209,6 +224,55 @@ impl Reader for MemoryStorage {
 
     fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError> {
         Ok(Vec::new())
+    }
+}
+
+struct MemoryRenewal {
+    storage: MemoryStorage,
+    part: Part,
+    records: Vec<Record>,
+}
+
+impl Parts for MemoryStorage {
+    fn list(&self) -> Vec<Part> {
+        let contents = self.lock();
+        let end = Seq(contents.records.len() as u64 + 1);
+        let firsts: Vec<Seq> = std::iter::once(Seq(1)).chain(contents.parts.iter().copied()).collect();
+        let part = |(at, first): (usize, &Seq)| {
+            let next = firsts.get(at + 1).copied().unwrap_or(end);
+            let records = &contents.records[first.0 as usize - 1..next.0 as usize - 1];
+            let len_bytes = records.iter().map(|record| record.sealed.len() as u64).sum();
+            Part { first: *first, last: Seq(next.0 - 1), len_bytes, is_closed: at + 1 < firsts.len() }
+        };
+        firsts.iter().enumerate().map(part).collect()
+    }
+
+    fn renew(&self, first: Seq) -> Result<Box<dyn Renewal>, AppendError> {
+        let part = Parts::list(self).into_iter().find(|part| part.first == first && part.is_closed);
+        let part = part.ok_or(AppendError::NotClosed(first))?;
+        Ok(Box::new(MemoryRenewal { storage: self.clone(), part, records: Vec::new() }))
+    }
+}
+
+impl Renewal for MemoryRenewal {
+    fn add(&mut self, record: &Record) -> Result<(), AppendError> {
+        let last = Seq(self.part.first.0 + self.records.len() as u64 - 1);
+        if record.seq != last.next() || record.seq > self.part.last {
+            return Err(AppendError::OutOfOrder { last, got: record.seq });
+        }
+        self.records.push(record.clone());
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), AppendError> {
+        let Part { first, last, .. } = self.part;
+        if self.records.len() as u64 != last.0 + 1 - first.0 {
+            let written = Seq(first.0 + self.records.len() as u64 - 1);
+            return Err(AppendError::OutOfOrder { last: written, got: last.next() });
+        }
+        let place = first.0 as usize - 1..last.0 as usize;
+        self.storage.lock().records.splice(place, self.records);
+        Ok(())
     }
 }
 

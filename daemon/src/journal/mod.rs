@@ -29,8 +29,23 @@ pub struct Record {
     pub seq: Seq,
     /// The chain's MAC at this record.
     pub mac: Digest,
+    /// Bytes of its payloads that were given up, and are gone since it was written anew.
+    pub cut_bytes: u64,
     /// A complete, standard age file.
     pub sealed: Vec<u8>,
+}
+
+/// Records that lie in one place, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The first of them.
+    pub first: Seq,
+    /// The last of them; the one before the first where there is none yet.
+    pub last: Seq,
+    /// What they take.
+    pub len_bytes: u64,
+    /// Whether no record is ever added to it.
+    pub is_closed: bool,
 }
 
 /// What the visitor says of a genuine record.
@@ -105,7 +120,10 @@ pub struct BlobId(pub [u8; 16]);
 /// 6. **One owner.** While a journal is open no second one can be opened on the same storage.
 /// 7. **Closed is closed.** What was closed has no open end: whatever is missing or partial there is damage.
 /// 8. **Poisoned.** After an `append` failed with [`Fate::Halt`], every later one fails: the tail is unknown.
-/// 9. **Steady reads.** What a reader returned once for a seq or a blob it returns until that is removed.
+/// 9. **Steady reads.** What a reader returned once for a seq or a blob it returns until that is removed, or the part that
+///    holds it is written anew.
+/// 10. **Old or new.** A part that is written anew reads and opens as it was or as it shall be, whatever happens on the
+///     way; nothing else is touched, and appending goes on.
 pub trait Journal: Send {
     /// Makes room for a record whose sealed form has this length, so that the next append of it cannot fail for want
     /// of space. Cheap where there is room already.
@@ -136,6 +154,13 @@ pub trait Journal: Send {
     /// The blobs beside the log.
     fn blobs(&self) -> Arc<dyn Blobs>;
 
+    /// Closes the part that records are added to, so that it can be written anew; the next record begins another. Nothing
+    /// happens where it has none.
+    fn begin_part(&mut self) -> Result<(), AppendError>;
+
+    /// The log in parts, for whoever writes them anew.
+    fn parts(&self) -> Arc<dyn Parts>;
+
     /// Gives back what was reserved ahead. The caller has appended its Closed record before.
     fn close(self: Box<Self>) -> Result<(), AppendError>;
 }
@@ -150,6 +175,11 @@ pub trait Reader: Send + Sync {
         self.record(seq).map(|record| record.mac)
     }
 
+    /// How many bytes of its payloads are gone; the record itself is not read.
+    fn cut_bytes(&self, seq: Seq) -> Result<u64, ReadError> {
+        self.record(seq).map(|record| record.cut_bytes)
+    }
+
     /// Where the record lies, for a message about its damage: file relative to the directory, byte offset.
     fn place(&self, seq: Seq) -> (String, u64);
 
@@ -159,6 +189,26 @@ pub trait Reader: Send + Sync {
     /// Damage outside the records themselves: bytes after the last record that are not zero, files that do not belong
     /// to the log. Empty where all is well.
     fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError>;
+}
+
+/// The log in parts, of which all but the last are closed.
+pub trait Parts: Send + Sync {
+    /// All of them, the oldest first.
+    fn list(&self) -> Vec<Part>;
+
+    /// Begins to write the closed part of this first record anew; one at a time.
+    fn renew(&self, first: Seq) -> Result<Box<dyn Renewal>, AppendError>;
+}
+
+/// A part that is being written anew. Dropping it leaves the part as it was.
+///
+/// No failure here concerns what the journal promises, so none halts it: the part is as it was, or as it shall be.
+pub trait Renewal: Send {
+    /// Adds the next record of the part: as it was, or with the same number and MAC and another age file.
+    fn add(&mut self, record: &Record) -> Result<(), AppendError>;
+
+    /// Puts what was written in the place of what was, once all of its records were added.
+    fn finish(self: Box<Self>) -> Result<(), AppendError>;
 }
 
 /// Payloads too large for a batch. Their names are random: a content hash would leak equality.
@@ -223,6 +273,9 @@ pub enum AppendError {
         /// The record that was to follow.
         got: Seq,
     },
+    /// No closed part begins with this record: a bug of the caller.
+    #[error("no closed part of the log begins with record {0}")]
+    NotClosed(Seq),
     /// It was opened with [`OpenMode::ReadOnly`].
     #[error("the journal was opened for reading only")]
     ReadOnly,
@@ -236,7 +289,9 @@ impl AppendError {
     pub fn fate(&self) -> Fate {
         match self {
             Self::TooLarge { .. } | Self::Full { .. } => Fate::Refuse,
-            Self::Write { .. } | Self::OutOfOrder { .. } | Self::ReadOnly | Self::Poisoned => Fate::Halt,
+            Self::Write { .. } | Self::OutOfOrder { .. } | Self::NotClosed(_) | Self::ReadOnly | Self::Poisoned => {
+                Fate::Halt
+            }
         }
     }
 }

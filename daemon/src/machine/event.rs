@@ -324,6 +324,14 @@ impl Payload {
             Self::Inline { len_bytes, .. } | Self::Blob { len_bytes, .. } => *len_bytes,
         }
     }
+
+    /// What it takes in a record.
+    pub fn inline_len_bytes(&self) -> u64 {
+        match self {
+            Self::Inline { len_bytes, .. } => *len_bytes,
+            Self::Blob { .. } => 0,
+        }
+    }
 }
 
 impl Moved {

@@ -110,6 +110,15 @@ impl History {
         Ok(self.entry(version)?.and_then(|entry| Some((entry.payload_seq(), entry.kept()?))))
     }
 
+    /// Shows every version, the oldest first; what is packed stays so.
+    pub fn each_once(&self, see: &mut dyn FnMut(&VersionEntry)) -> Result<(), Unreadable> {
+        for run in &self.runs {
+            run.rows_once()?.iter().for_each(&mut *see);
+        }
+        self.tail.iter().for_each(see);
+        Ok(())
+    }
+
     /// The versions from this one on, and some before it, to be altered: the first of them, and all. They are packed
     /// anew the next time.
     pub fn alter(&mut self, from: Version) -> Result<(Version, &mut [VersionEntry]), Unreadable> {

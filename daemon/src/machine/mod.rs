@@ -37,7 +37,7 @@ use event::{Actor, BootId, Event, LossAccepted};
 pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
 pub use packed::Unreadable;
-pub use prune::{Keep, Plan, PruneAsk, PrunedOf, row as prune_row};
+pub use prune::{Freed, Keep, Plan, PruneAsk, PrunedOf, row as prune_row};
 pub use states::{States, VersionEntry};
 
 /// Everything that the journal and the holders of locks have said so far.

@@ -3,6 +3,7 @@
 //! A frame is one zstd frame of [`Line`]s that refer to nothing outside of it. A snapshot is authenticated as a whole
 //! before any of it is believed, so a frame that does not unpack is a bug of ours, and yet it is told and not assumed.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use stated_shared::{Failure, FailureKind, Seq, Version};
@@ -65,14 +66,23 @@ impl Run {
     }
 
     pub fn rows(&self) -> Result<&[VersionEntry], Unreadable> {
-        let rows = self.rows.unpacked(|lines| {
-            let mut tables = Tables::default();
-            let rows = lines.filter_map(|line| line.and_then(|line| tables.take(line).map_err(unreadable)).transpose());
-            let rows: Vec<_> = rows.collect::<Result<_, _>>()?;
-            let len = rows.len() as u64;
-            if len == self.len { Ok(rows) } else { Err(Unreadable(format!("{len} versions for {}", self.len))) }
-        });
-        rows.map(Vec::as_slice)
+        self.rows.unpacked(|lines| self.read(lines)).map(Vec::as_slice)
+    }
+
+    /// As [`Run::rows`], and what was packed stays so.
+    pub fn rows_once(&self) -> Result<Cow<'_, [VersionEntry]>, Unreadable> {
+        match self.rows.unpacked.get() {
+            Some(_) => self.rows().map(Cow::Borrowed),
+            None => self.rows.read(|lines| self.read(lines)).map(Cow::Owned),
+        }
+    }
+
+    fn read(&self, lines: &mut dyn Iterator<Item = Result<Line, Unreadable>>) -> Result<Vec<VersionEntry>, Unreadable> {
+        let mut tables = Tables::default();
+        let rows = lines.filter_map(|line| line.and_then(|line| tables.take(line).map_err(unreadable)).transpose());
+        let rows: Vec<_> = rows.collect::<Result<_, _>>()?;
+        let len = rows.len() as u64;
+        if len == self.len { Ok(rows) } else { Err(Unreadable(format!("{len} versions for {}", self.len))) }
     }
 
     pub fn frame(&self) -> &[u8] {
@@ -146,12 +156,17 @@ impl<T> Packed<T> {
         &self,
         read: impl FnOnce(&mut dyn Iterator<Item = Result<Line, Unreadable>>) -> Result<T, Unreadable>,
     ) -> Result<&T, Unreadable> {
-        let unpacked = self.unpacked.get_or_init(|| {
-            let lines = decompress(&self.frame)?;
-            let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-            read(&mut lines.map(|line| serde_json::from_slice(line).map_err(unreadable)))
-        });
-        unpacked.as_ref().map_err(Clone::clone)
+        self.unpacked.get_or_init(|| self.read(read)).as_ref().map_err(Clone::clone)
+    }
+
+    /// As [`Packed::unpacked`], for this once.
+    fn read(
+        &self,
+        read: impl FnOnce(&mut dyn Iterator<Item = Result<Line, Unreadable>>) -> Result<T, Unreadable>,
+    ) -> Result<T, Unreadable> {
+        let lines = decompress(&self.frame)?;
+        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        read(&mut lines.map(|line| serde_json::from_slice(line).map_err(unreadable)))
     }
 }
 

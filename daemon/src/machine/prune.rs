@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use stated_shared::{Failure, PrunePage, PruneRow, Reply, StateName, Timestamp, Version};
+use stated_shared::{Failure, PrunePage, PruneRow, Reply, Selector, Seq, StateName, Timestamp, Version};
 
-use super::event::{Event, Moved, Pruned, PrunedState, What};
+use super::event::{Event, Moved, Payload, Pruned, PrunedState, What};
 use super::{Context, Decision, Machine, States, Step, Unreadable, Verdict, VersionEntry};
 
 /// Which versions are kept; each rule adds to the others.
@@ -53,6 +53,22 @@ pub struct Plan {
     pub versions: u64,
     /// The bytes of their payloads.
     pub payload_bytes: u64,
+}
+
+/// Payloads that nothing needs any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Blobs.
+    pub blobs: Vec<String>,
+    /// Those in records: which record, and their length.
+    pub inline: Vec<(Seq, u64)>,
+}
+
+impl Freed {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.blobs.is_empty() && self.inline.is_empty()
+    }
 }
 
 impl PruneAsk {
@@ -128,14 +144,47 @@ impl States {
         Ok(Some((state, plan, needed)))
     }
 
-    /// The blobs that nothing needs any more once this event is folded in.
-    pub fn freed(&self, event: &Pruned) -> Result<Vec<String>, Unreadable> {
-        let mut freed = Vec::new();
+    /// Whether each of these payloads, told by version and record, is needed. What cannot be told is.
+    pub fn needed<'a>(&self, payloads: impl Iterator<Item = (&'a StateName, Version, Seq)>) -> Vec<bool> {
+        payloads
+            .map(|(state, version, seq)| match self.select(state, &Selector::Version(version)) {
+                Ok(Some((_, entry))) => entry.kept().is_some() && entry.payload_seq() == seq,
+                Ok(None) | Err(_) => true,
+            })
+            .collect()
+    }
+
+    /// Shows the payloads in records that were given up: which record, and their length. Of one that was stored anew it
+    /// shows that as long as its successor, which is a guess.
+    pub fn given_up(&self, see: &mut dyn FnMut(Seq, u64)) -> Result<(), Unreadable> {
+        self.each_once(&mut |entry| {
+            let Some(Payload::Inline { len_bytes, .. }) = entry.content.as_ref().map(|content| &content.payload) else {
+                return;
+            };
+            if entry.pruned.is_some() {
+                see(entry.payload_seq(), *len_bytes);
+            }
+            if entry.moved.is_some() {
+                see(entry.seq, *len_bytes);
+            }
+        })
+    }
+
+    /// What nothing needs any more once this event is folded in.
+    pub fn freed(&self, event: &Pruned) -> Result<Freed, Unreadable> {
+        let mut freed = Freed::default();
         for pruned in &event.states {
-            let versions = self.versions(&pruned.state)?.into_iter().zip(1..).map(|(entry, n)| (entry, Version(n)));
-            let is_freed = |version| pruned.drops(version) || pruned.moved.iter().any(|moved| moved.version == version);
-            let blobs = versions.filter(|(_, version)| is_freed(*version)).filter_map(|(entry, _)| entry.blob());
-            freed.extend(blobs.map(ToOwned::to_owned));
+            let dropped = pruned.dropped.iter().flat_map(|(first, last)| (first.0..=last.0).map(Version));
+            for version in dropped.chain(pruned.moved.iter().map(|moved| moved.version)) {
+                let selected = self.select(&pruned.state, &Selector::Version(version))?;
+                let Some((entry, content)) = selected.and_then(|(_, entry)| Some((entry, entry.kept()?))) else {
+                    continue;
+                };
+                match &content.payload {
+                    Payload::Blob { id, .. } => freed.blobs.push(id.clone()),
+                    Payload::Inline { len_bytes, .. } => freed.inline.push((entry.payload_seq(), *len_bytes)),
+                }
+            }
         }
         Ok(freed)
     }

@@ -65,6 +65,13 @@ pub struct Facts {
     loss: Option<LossAccepted>,
     #[serde(default)]
     age: Age,
+    /// Bytes of payloads in records that were ever given up.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    given_up_bytes: u64,
+}
+
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// See [`Line::State`].
@@ -229,6 +236,7 @@ impl Machine {
             seq: *seq,
             loss: loss.clone(),
             age: answers.age(),
+            given_up_bytes: states.given_up_bytes(),
         };
         see(&Line::Machine(facts));
         let mut writing = Writing::new(see);
@@ -397,10 +405,12 @@ impl<'a> Restoring<'a> {
             return Err(Divergence("a snapshot begins with its facts".to_owned()));
         }
         match line {
-            Line::Machine(Facts { repository, keyring, epoch, boot, fences, seq, loss, age }) => {
+            Line::Machine(facts) => {
+                let Facts { repository, keyring, epoch, boot, fences, seq, loss, age, given_up_bytes } = facts;
                 self.begun = true;
                 *machine = Machine { repository, keyring, epoch, boot, fences, seq, loss, ..Machine::default() };
                 machine.answers.restore_age(age);
+                machine.states.restore_given_up(given_up_bytes);
             }
             Line::State(facts) => {
                 self.end_state()?;

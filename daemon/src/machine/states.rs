@@ -59,6 +59,7 @@ pub struct States {
     by_name: BTreeMap<StateName, History>,
     tagged: BTreeMap<StateName, BTreeMap<TagName, Version>>,
     versions: u64,
+    given_up_bytes: u64,
 }
 
 impl States {
@@ -101,6 +102,21 @@ impl States {
     /// The newest version that is no removal; a prune never drops it.
     pub fn newest_content(&self, name: &StateName) -> Option<Version> {
         self.by_name.get(name)?.newest_content()
+    }
+
+    /// The bytes of all payloads in records that were ever given up.
+    pub fn given_up_bytes(&self) -> u64 {
+        self.given_up_bytes
+    }
+
+    /// What a snapshot says of [`Self::given_up_bytes`].
+    pub(super) fn restore_given_up(&mut self, bytes: u64) {
+        self.given_up_bytes = bytes;
+    }
+
+    /// Shows every version; what is packed stays so.
+    pub(super) fn each_once(&self, see: &mut dyn FnMut(&VersionEntry)) -> Result<(), Unreadable> {
+        self.by_name.values().try_for_each(|history| history.each_once(see))
     }
 
     /// Some of the states, which share with these what is packed.
@@ -293,6 +309,7 @@ impl States {
 
     pub(super) fn prune(&mut self, seq: Seq, by: PruneEntry, event: &Pruned) -> Result<(), Divergence> {
         let by = Arc::new(by);
+        let mut given_up = 0;
         for PrunedState { state, dropped, moved } in &event.states {
             let unknown =
                 |version: Version| Divergence(format!("version {version} of a state is pruned, and is not there"));
@@ -305,7 +322,8 @@ impl States {
                 let run = at(*first).zip(at(last.next()));
                 let run = run.and_then(|(first, end)| versions.get_mut(first..end));
                 for entry in run.ok_or_else(|| unknown(*first))? {
-                    if entry.kept().is_some() {
+                    if let Some(content) = entry.kept() {
+                        given_up += content.payload.inline_len_bytes();
                         entry.pruned = Some(Arc::clone(&by));
                     }
                 }
@@ -315,6 +333,7 @@ impl States {
                 let entry = entry.filter(|entry| entry.pruned.is_none());
                 let entry = entry.ok_or_else(|| unknown(moved.version))?;
                 let content = entry.content.as_mut().ok_or_else(|| unknown(moved.version))?;
+                given_up += content.payload.inline_len_bytes();
                 content.payload = moved.payload.clone();
                 content.base = moved.base;
                 entry.moved = Some(seq);
@@ -332,6 +351,7 @@ impl States {
                 }
             }
         }
+        self.given_up_bytes += given_up;
         Ok(())
     }
 }

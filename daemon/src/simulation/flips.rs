@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use stated_shared::{Bytes, Change, Commit, Content, Expect, FailureKind, Request, SerialRule, StateName, Version};
+use stated_shared::{
+    Bytes, Change, Commit, Content, Expect, FailureKind, Prune, Request, SerialRule, StateName, Version,
+};
 
 use super::host::{Daemon, Host, NotStarted};
 use crate::boot;
@@ -58,6 +60,8 @@ struct Directory {
     /// Every file, the table of locks under a name of its own.
     files: BTreeMap<String, Vec<u8>>,
     kept: Vec<Kept>,
+    /// How many versions there are, those of which the content was given up among them.
+    versions: usize,
     /// Where each record begins: file, byte.
     records: Vec<(String, u64)>,
     /// Where the record lies that the newest snapshot was made at: what is before it is not read by a start.
@@ -114,6 +118,21 @@ impl Directory {
                 host.snapshot(&daemon).unwrap();
             }
         }
+        // Some log files are written anew, those that snapshots were made at among them.
+        let pruned = StateName::parse("fresh/each time").unwrap();
+        host.ask(
+            &daemon,
+            0,
+            number + 1,
+            Request::Prune(Prune { keep_last: Some(6), glob: Some(pruned.to_string()), ..Prune::default() }),
+        );
+        let (answers, stepped) = host.step(&mut daemon, &mut random);
+        stepped.unwrap();
+        assert!(matches!(&answers[..], [(_, Ok(_))]), "{answers:?}");
+        let gone: u64 = (0..daemon.engine.closed_parts()).map(|at| daemon.engine.rewrite(at).unwrap()).sum();
+        assert!(gone > 20_000, "{gone} bytes less");
+        let versions = written.len();
+        written.retain(|(state, version), _| *state != pruned || *version > 24 - 6);
         let engine = &daemon.engine;
         let kept: Vec<Kept> = written
             .into_iter()
@@ -128,8 +147,16 @@ impl Directory {
         let mut records: Vec<(String, u64)> = (1..=last).map(|seq| reader.place(stated_shared::Seq(seq))).collect();
         daemon.engine.close().unwrap();
         records.push(reader.place(stated_shared::Seq(last + 1)));
-        let mut directory =
-            Self { files: read(&dir, &host), mark: (String::new(), 0), host, dir, kept, records, _room: room };
+        let mut directory = Self {
+            files: read(&dir, &host),
+            mark: (String::new(), 0),
+            host,
+            dir,
+            kept,
+            versions,
+            records,
+            _room: room,
+        };
         let newest = directory.of(Kind::Snapshot).pop().unwrap();
         let seq = usize::from_str_radix(&newest["snap/".len()..newest.len() - ".age".len()], 16).unwrap();
         directory.mark = directory.records[seq - 1].clone();
@@ -267,7 +294,7 @@ impl Directory {
             }
         }
         // Every version is known, also where its content is not.
-        assert_eq!(daemon.engine.machine().states().all().count(), self.kept.len(), "{flip:?}");
+        assert_eq!(daemon.engine.machine().states().all().count(), self.versions, "{flip:?}");
         // After a stop in good order nobody held anything, whatever the table says.
         assert!(!daemon.engine.machine().is_frozen() && daemon.engine.machine().locks().grant_count() == 0, "{flip:?}");
     }

@@ -10,6 +10,7 @@ use stated_shared::{
 use super::host::{Answer, Daemon, Host, NotStarted, SESSIONS, lock_id};
 use super::model::{Asked, Got, Model, Recipe};
 use crate::disk::sim::{Fault, Random, SimDisk};
+use crate::engine::{Retention, Section};
 use crate::journal::{Ended, Presence};
 
 const NAMES: &[&str] = &["a", "b", "c/d", "e", "f"];
@@ -31,6 +32,8 @@ pub struct Life {
     was_started: bool,
     was_closed: bool,
     cuts: u64,
+    /// Bytes of given up payloads that are gone from the log.
+    pub gone_bytes: u64,
 }
 
 impl Life {
@@ -46,6 +49,7 @@ impl Life {
             was_started: false,
             was_closed: false,
             cuts: 0,
+            gone_bytes: 0,
         }
     }
 
@@ -116,6 +120,49 @@ impl Life {
     pub fn snapshot(&mut self) {
         let written = self.host.snapshot(self.daemon.as_ref().expect("a daemon runs"));
         assert!(written.is_ok() || self.host.disk.was_hit(), "nothing failed: {written:?}");
+    }
+
+    /// Writes a closed part of the log anew; nobody is told of one that cannot be.
+    pub fn rewrite(&mut self, at: usize) {
+        let rewritten = self.daemon.as_ref().expect("a daemon runs").engine.rewrite(at);
+        assert!(rewritten.is_ok() || self.host.disk.was_hit(), "nothing failed: {rewritten:?}");
+        self.gone_bytes += rewritten.unwrap_or_default();
+    }
+
+    /// As [`Life::rewrite`], of each part.
+    pub fn rewrite_all(&mut self) {
+        let parts = self.daemon.as_ref().expect("a daemon runs").engine.closed_parts();
+        (0..parts).for_each(|at| self.rewrite(at));
+    }
+
+    /// Lets the daemon prune by itself; whether it goes on.
+    fn retain(&mut self) -> bool {
+        let keep_last = Some(1 + self.random.below(3));
+        let section = Section { keep_last, ..Section::default() };
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        match daemon.engine.retain(&Retention::new(vec![section]).expect("no glob")) {
+            Ok(pages) => {
+                pages.into_iter().for_each(|page| self.model.pruned(page));
+                self.daemon = Some(daemon);
+                true
+            }
+            Err(halt) => {
+                assert!(self.host.disk.was_hit(), "it halts, and nothing failed: {halt:?}");
+                // It may have been done, as what a client asked for.
+                self.number += 1;
+                let request = Request::Prune(Prune { keep_last, ..Prune::default() });
+                let (number, writes, got) = (self.number, Vec::new(), Got::Unknown);
+                self.open.push(Asked { session: 0, number, request, writes, got });
+                false
+            }
+        }
+    }
+
+    /// A prune of a state to its newest content.
+    pub fn prune_one(&mut self, name: &str) -> Asked {
+        self.number += 1;
+        let request = Request::Prune(Prune { glob: Some(name.to_owned()), keep_last: Some(1), ..Prune::default() });
+        Asked { session: 0, number: self.number, request, writes: Vec::new(), got: Got::Unknown }
     }
 
     /// Reads every content that is kept.
@@ -197,6 +244,13 @@ impl Life {
             }
             if self.random.one_in(6) {
                 self.snapshot();
+            }
+            if self.random.one_in(3) {
+                let at = self.random.bits() as usize;
+                self.rewrite(at);
+            }
+            if self.random.one_in(8) && !self.retain() {
+                return;
             }
         }
     }

@@ -35,21 +35,26 @@ fn promise_1_acknowledged_commits_survive_power_loss() {
     // So many lives can be lived in parts.
     let begin = number("STATED_SIM_FIRST").unwrap_or(0);
     // Always the same lives in a usual run: a change that fails is at fault.
-    let acknowledged: u64 = std::thread::scope(|scope| {
+    let done: Vec<(u64, u64)> = std::thread::scope(|scope| {
         let share = |first| {
-            scope.spawn(move || (begin + first..begin + lives).step_by(THREADS as usize).map(live).sum::<u64>())
+            let seeds = (begin + first..begin + lives).step_by(THREADS as usize);
+            scope.spawn(move || seeds.map(live).collect::<Vec<_>>())
         };
         let threads: Vec<_> = (0..THREADS).map(share).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a life failed")).sum()
+        threads.into_iter().flat_map(|thread| thread.join().expect("a life failed")).collect()
     });
+    let (acknowledged, gone_bytes) = done.iter().fold((0, 0), |sum: (u64, u64), of| (sum.0 + of.0, sum.1 + of.1));
     eprintln!("{lives} lives of {CUTS_PER_LIFE} power cuts from seed {begin} on, {acknowledged} acknowledgements");
+    eprintln!("{gone_bytes} bytes of pruned contents left the log");
     assert!(acknowledged > lives * CUTS_PER_LIFE, "the load was no load");
+    assert!(gone_bytes > lives * 1000, "little was written anew");
 }
 
 /// The syncs of the state directory, each with the files or directories that it is of.
 const SYNCS: &[(&str, Chosen)] = &[
     ("a record", |path| path.ends_with(".log")),
     ("a log file before it has its name", |path| path == "/state/log/next.tmp"),
+    ("a log file that is written anew", |path| path == "/state/log/renewed.tmp"),
     ("the directory of the log", |path| path == "/state/log"),
     ("a blob", |path| path.starts_with("/state/blob/") && path.ends_with(".age")),
     ("a blob's directory", |path| path.starts_with("/state/blob/") && !path.ends_with(".age")),
@@ -80,9 +85,10 @@ fn a_sync_that_is_not_done_is_found_out() {
     }
 }
 
-fn live(seed: u64) -> u64 {
+/// Acknowledgements, and bytes that are gone from the log.
+fn live(seed: u64) -> (u64, u64) {
     let mut life = Witness { seed, life: Life::new(seed) };
-    life.life.live(CUTS_PER_LIFE)
+    (life.life.live(CUTS_PER_LIFE), life.life.gone_bytes)
 }
 
 /// Says how to repeat a life that failed, and keeps its disk.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stated_shared::{
-    Change, Content, Digest, Expect, Failure, FailureKind, Fence, LockId, Reply, Request, StateName, Version,
+    Change, Content, Digest, Expect, Failure, FailureKind, Fence, LockId, PrunePage, Reply, Request, StateName, Version,
 };
 
 use super::host::Daemon;
@@ -150,16 +150,19 @@ impl Model {
                 self.leases.remove(id);
                 asked.got = Got::Ended;
             }
-            (Request::Prune(_), Reply::Pruned(page)) => {
-                for row in page.rows {
-                    let entries = self.states.get_mut(&row.state).expect("a state that was written");
-                    for (first, last) in row.dropped {
-                        let run = &mut entries[first.0 as usize - 1..last.0 as usize];
-                        run.iter_mut().filter(|entry| entry.recipe.is_some()).for_each(|entry| entry.pruned = true);
-                    }
-                }
-            }
+            (Request::Prune(_), Reply::Pruned(page)) => self.pruned(page),
             (_, reply) => panic!("{reply:?} to {asked:?}"),
+        }
+    }
+
+    /// Takes note of what was pruned.
+    pub fn pruned(&mut self, page: PrunePage) {
+        for row in page.rows {
+            let entries = self.states.get_mut(&row.state).expect("a state that was written");
+            for (first, last) in row.dropped {
+                let run = &mut entries[first.0 as usize - 1..last.0 as usize];
+                run.iter_mut().filter(|entry| entry.recipe.is_some()).for_each(|entry| entry.pruned = true);
+            }
         }
     }
 

@@ -79,6 +79,11 @@ impl Vault {
         seal_with(sealing, pieces).map_err(SealError::Stream)
     }
 
+    /// As [`Vault::seal_pieces`], by whom nobody waits for: what is prepared is left to the others.
+    pub fn seal_beside(&self, pieces: &[&[u8]]) -> Result<Vec<u8>, SealError> {
+        seal_with(self.begin()?, pieces).map_err(SealError::Stream)
+    }
+
     /// Whether [`Vault::prepare`] should be called, on a thread that nobody waits for.
     pub fn wants_preparation(&self) -> bool {
         self.ready.try_lock().is_ok_and(|ready| ready.len() < READY_LOW)

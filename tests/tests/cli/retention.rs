@@ -1,9 +1,11 @@
-//! What the daemon prunes by itself.
+//! What the daemon prunes by itself, and the room that the log gives back.
 
 use std::fs;
+use std::path::Path;
 use std::time::Instant;
 
-use stated_tests::{Host, LIMIT};
+use serde_json::Value;
+use stated_tests::{Host, LIMIT, Random, files_below, read, tool};
 
 fn configure(host: &Host, text: &str) {
     fs::create_dir_all(host.config_dir()).unwrap();
@@ -83,4 +85,69 @@ fn a_policy_that_says_nothing_or_something_odd_is_78() {
     }
     host.statectl(["put", "a"]).stdin("x").run().code(78).says("prod/[");
     assert!(!host.state_dir().join("FORMAT").exists(), "nothing was founded");
+}
+
+fn log_bytes(host: &Host) -> u64 {
+    host.statectl(["status", "--json"]).run().ok().object()["log_bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn small_contents_that_were_pruned_leave_the_log() {
+    let host = Host::new();
+    let mut random = Random::new();
+    let contents: Vec<Vec<u8>> = (0..45).map(|_| random.bytes(50_000)).collect();
+    host.put("other", b"it lies among them");
+    for content in &contents {
+        host.put("app", content);
+    }
+    let before = log_bytes(&host);
+    assert!(before > 2_000_000, "{before}");
+    host.run(["prune", "--keep-last", "2"]);
+    let after = await_so("a log without them", || Some(log_bytes(&host)).filter(|len| *len < 500_000));
+    assert!(after < before / 4, "{after} of {before}");
+    let check = |host: &Host| {
+        assert_eq!(host.get("app"), contents[44]);
+        assert_eq!(host.get("app@44"), contents[43]);
+        assert_eq!(host.get("other"), b"it lies among them");
+        assert_eq!(pruned(host, "app"), (1..=43).collect::<Vec<_>>());
+        host.statectl(["get", "app@7"]).run().code(66).says("was pruned");
+        assert!(
+            host.statectl(["audit", "--verb", "commit", "--json"]).run().ok().objects().len() >= 46,
+            "who did what stays"
+        );
+        host.statectl(["verify", "--read-data"]).run().ok();
+    };
+    check(&host);
+    host.stop_daemon();
+    let logs = files_below(&host.state_dir().join("log"));
+    let on_disk: u64 = logs.iter().map(|file| file.metadata().unwrap().len()).sum();
+    assert!(logs.len() == 2 && on_disk < 500_000, "{on_disk} bytes in {logs:?}");
+    check(&host);
+    host.stop_daemon();
+    host.verify();
+    check_recovered(&host, &contents);
+    // A snapshot less: the whole log is replayed.
+    fs::remove_dir_all(host.state_dir().join("snap")).unwrap();
+    check(&host);
+}
+
+/// Stock tools read the log that was written anew.
+fn check_recovered(host: &Host, contents: &[Vec<u8>]) {
+    if !["bash", "age", "zstd", "jq", "sha256sum"].iter().all(|name| tool(name)) {
+        return;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recover.sh");
+    let out = host.path("out");
+    let (dir, key) = (host.state_dir(), host.identity());
+    host.call("bash", [script.as_os_str(), dir.as_os_str(), key.as_os_str(), out.as_os_str()]).run().ok();
+    let index = String::from_utf8(read(&out.join("index.jsonl"))).unwrap();
+    let rows: Vec<Value> = index.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 46);
+    for row in rows.iter().filter(|row| row["state"] == "app") {
+        let n = row["version"].as_u64().unwrap() as usize;
+        match n {
+            44.. => assert_eq!(read(&out.join(row["path"].as_str().unwrap())), contents[n - 1]),
+            _ => assert_eq!(row["status"], "pruned", "{row}"),
+        }
+    }
 }

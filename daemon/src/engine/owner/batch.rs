@@ -16,7 +16,7 @@ use crate::engine::record::{self, Draft};
 use crate::engine::service::Opened;
 use crate::journal::{AppendError, Fate, RecordKind};
 use crate::machine::event::{Event, Payload, PrunedState, What};
-use crate::machine::{Divergence, Motion, Step};
+use crate::machine::{Divergence, Freed, Motion, Step};
 
 /// How long to wait before something that found no room on the disk is tried again.
 const NO_ROOM_RETRY_MS: u64 = 1000;
@@ -42,8 +42,8 @@ pub(super) struct Batch {
     pub rooms: Vec<ContentPermit>,
     /// New contents, kept for whoever wants them next once they are durable.
     pub fresh: Vec<Fresh>,
-    /// Blobs that nothing needs once the batch is durable.
-    pub freed: Vec<String>,
+    /// What nothing needs once the batch is durable.
+    pub freed: Freed,
     /// Grants that events of the batch broke: out of the table once the events are durable.
     pub struck: Vec<LockId>,
 }
@@ -166,7 +166,8 @@ impl Owner {
                 Step::Record(event) => {
                     if let What::Pruned(pruned) = &event.what {
                         let freed = self.parts.machine.states().freed(pruned).map_err(Divergence::from)?;
-                        self.batch.freed.extend(freed);
+                        self.batch.freed.blobs.extend(freed.blobs);
+                        self.batch.freed.inline.extend(freed.inline);
                     }
                     self.parts.machine.apply(seq, &event)?;
                     let unsettles = match &event.what {
@@ -280,13 +281,24 @@ impl Owner {
         }
         // After the answers: nobody waits for these.
         if !batch.freed.is_empty() {
-            self.parts.reclaim.remove(batch.freed);
+            self.parts.reclaim.free(batch.freed);
         }
         if let Some(durable) = durable {
             self.parts.follower.gather(durable, self.time.boottime_ms);
         }
         if self.parts.vault.wants_preparation() {
             self.parts.preparation.begin();
+        }
+        // Nothing follows the last record.
+        if kind == RecordKind::Batch
+            && let Some(done) = self.begins_part.take()
+        {
+            match self.parts.journal.begin_part() {
+                Err(error) if error.fate() == Fate::Halt => return Err(error.into()),
+                Err(error) => tracing::info!(%error, "no new part of the log is begun"),
+                Ok(()) => {}
+            }
+            done();
         }
         Ok(())
     }

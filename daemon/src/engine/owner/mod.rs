@@ -93,6 +93,8 @@ pub(super) enum Command {
     /// Somebody wants to read the audit log up to now.
     Flush(oneshot::Sender<()>),
     PruneItself(Box<OwnPrune>),
+    /// The part of the log that records are added to shall be closed; what is called once it is, or cannot be.
+    BeginPart(Box<dyn FnOnce() + Send>),
     /// Somebody was turned away.
     Denied(Box<Actor>),
     /// A session read a version's content.
@@ -189,6 +191,8 @@ pub(super) struct Owner {
     no_room_until: Option<u64>,
     /// Whether something may end or be granted by itself.
     unsettled: bool,
+    /// A new part of the log is wanted after this batch.
+    begins_part: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Owner {
@@ -206,6 +210,7 @@ impl Owner {
             frozen_until: None,
             no_room_until: None,
             unsettled: true,
+            begins_part: None,
         }
     }
 
@@ -281,6 +286,8 @@ impl Owner {
         self.batch.is_urgent = true;
         self.fold(prepared)?;
         self.finish(RecordKind::Closed)?;
+        // It writes to the log, too.
+        drop(self.parts.reclaim);
         self.parts.journal.close()?;
         self.parts.follower.stop();
         Ok(())
@@ -315,6 +322,7 @@ impl Owner {
                 })));
             }
             Command::PruneItself(own) => self.prune_itself(*own)?,
+            Command::BeginPart(done) => self.begins_part = Some(done),
             Command::Denied(actor) => {
                 let outcome = FailureKind::Denied.as_str();
                 let deed = Deed { actor: Arc::new(*actor), verb: "connect", name: None, version: None, outcome };

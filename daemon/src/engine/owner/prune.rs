@@ -65,14 +65,14 @@ impl Owner {
             // Less is dropped then.
             let unused = prune.blobs();
             prune.spare();
-            self.batch.freed.extend(unused);
+            self.batch.freed.blobs.extend(unused);
             let decision = self.parts.machine.decide(cx, ask);
             prepared = self.prepare(decision.steps, BTreeMap::new());
             verdict = decision.verdict;
             made = self.make_room(&prepared);
         }
         if let Ask::Prune(prune) = &*ask {
-            self.batch.freed.extend(unused_blobs(prune, &prepared));
+            self.batch.freed.blobs.extend(unused_blobs(prune, &prepared));
         }
         (prepared, verdict, made)
     }

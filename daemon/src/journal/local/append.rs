@@ -63,6 +63,21 @@ impl Writer {
         prepared
     }
 
+    /// Goes on in a new file, where this one has a record.
+    pub fn begin_part(&mut self) -> Result<(), AppendError> {
+        if self.poisoned {
+            return Err(AppendError::Poisoned);
+        }
+        if self.segment.end == 0 {
+            return Ok(());
+        }
+        let reader = Arc::clone(&self.reader);
+        let _tail = reader.hold_tail();
+        let begun = self.begin_segment(self.last.next());
+        self.poisoned = begun.as_ref().is_err_and(|error| error.fate() == Fate::Halt);
+        begun
+    }
+
     /// Whether a record no longer than this fits into what is zero-filled already, the reserve included.
     pub fn has_reserve(&self, len: usize) -> bool {
         !self.poisoned
@@ -91,7 +106,7 @@ impl Writer {
     fn append_checked(&mut self, record: &Record, reserve: bool) -> Result<(), AppendError> {
         self.buffer.clear();
         self.buffer.reserve(HEADER_LEN_MAX + record.sealed.len());
-        let header = Header { seq: record.seq, len: record.sealed.len(), mac: record.mac };
+        let header = Header { seq: record.seq, len: record.sealed.len(), mac: record.mac, cut_bytes: record.cut_bytes };
         header.encode_into(&mut self.buffer);
         self.buffer.extend_from_slice(&record.sealed);
 
@@ -142,6 +157,8 @@ impl Writer {
     }
 
     fn begin_segment(&mut self, first: Seq) -> Result<(), AppendError> {
+        let reader = Arc::clone(&self.reader);
+        let _entries = reader.hold_entries();
         let next = Segment::create(&*self.disk, &self.log_dir, first)?;
         // Only now: until the new file is there, the old one's fill is the reserve.
         self.segment.trim()?;

@@ -1,6 +1,7 @@
 //! The line before each record: the only plain text of the log.
 //!
-//! `stated1 <seq> <length> <mac> <check>\n`, numbers in lower-case hexadecimal without leading zeros. It has one
+//! `stated1 <seq> <length> <mac> <check>\n`, numbers in lower-case hexadecimal without leading zeros; before the check
+//! comes, where payloads of the record were given up and are gone, how many bytes of them. It has one
 //! spelling: what is parsed and written again must match. The check (the line's own SHA-256, cut to 8 digits) makes
 //! a flipped length tell itself apart from a longer record that was cut by a crash.
 
@@ -12,8 +13,8 @@ use super::super::limits::RECORD_LEN_MAX;
 pub(super) const MAGIC: &[u8] = b"stated1 ";
 const MAC_DIGITS: usize = 64;
 const CHECK_DIGITS: usize = 8;
-/// The longest line: magic, 16 digits of seq, 6 of length, MAC, check, three spaces and the newline.
-pub(super) const HEADER_LEN_MAX: usize = MAGIC.len() + 16 + 1 + 6 + 1 + MAC_DIGITS + 1 + CHECK_DIGITS + 1;
+/// The longest line: magic, 16 digits of seq, 6 of length, MAC, 6 of what is gone, check, four spaces and the newline.
+pub(super) const HEADER_LEN_MAX: usize = MAGIC.len() + 16 + 1 + 6 + 1 + MAC_DIGITS + 1 + 6 + 1 + CHECK_DIGITS + 1;
 
 /// What a header line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(super) struct Header {
     pub len: usize,
     /// The chain's MAC at the record.
     pub mac: Digest,
+    /// Bytes of its payloads that are gone.
+    pub cut_bytes: u64,
 }
 
 impl Header {
@@ -31,7 +34,11 @@ impl Header {
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         use std::io::Write;
         let start = out.len();
-        write!(out, "stated1 {:x} {:x} {} ", self.seq.0, self.len, self.mac).expect("a vector takes everything");
+        let Self { seq, len, mac, cut_bytes } = self;
+        write!(out, "stated1 {:x} {len:x} {mac} ", seq.0).expect("a vector takes everything");
+        if *cut_bytes > 0 {
+            write!(out, "{cut_bytes:x} ").expect("a vector takes everything");
+        }
         let check = check(&out[start..]);
         out.extend_from_slice(&check);
         out.push(b'\n');
@@ -43,12 +50,16 @@ impl Header {
         let line = &bytes[..line_len];
         let text = std::str::from_utf8(line.strip_prefix(MAGIC)?).ok()?;
         let mut fields = text.strip_suffix('\n')?.split(' ');
-        let header = Self {
+        let mut header = Self {
             seq: Seq(u64::from_str_radix(fields.next()?, 16).ok()?),
             len: usize::from_str_radix(fields.next()?, 16).ok()?,
             mac: fields.next()?.parse().ok()?,
+            cut_bytes: 0,
         };
-        if header.len > RECORD_LEN_MAX {
+        if let (Some(cut), Some(_)) = (fields.next(), fields.next()) {
+            header.cut_bytes = u64::from_str_radix(cut, 16).ok()?;
+        }
+        if header.len > RECORD_LEN_MAX || header.cut_bytes > RECORD_LEN_MAX as u64 {
             return None;
         }
         let mut again = Vec::with_capacity(HEADER_LEN_MAX);
@@ -56,7 +67,8 @@ impl Header {
         (again == line).then_some((header, line_len))
     }
 
-    /// Whether `bytes` are the beginning, and only the beginning, of a header of this record.
+    /// Whether `bytes` are the beginning, and only the beginning, of the header that this record has when it is appended:
+    /// then nothing of it is gone.
     pub fn is_beginning(bytes: &[u8], seq: Seq) -> bool {
         let mut known = MAGIC.to_vec();
         known.extend_from_slice(format!("{:x} ", seq.0).as_bytes());
@@ -96,7 +108,8 @@ pub fn fuzz_header(bytes: &[u8]) {
         let mut again = Vec::new();
         header.encode_into(&mut again);
         assert_eq!(again, bytes[..len]);
-        assert!((0..len).all(|cut| Header::is_beginning(&bytes[..cut], header.seq)));
+        let is_whole = header.cut_bytes == 0;
+        assert!(!is_whole || (0..len).all(|cut| Header::is_beginning(&bytes[..cut], header.seq)));
     }
 }
 
@@ -110,14 +123,18 @@ mod tests {
         line
     }
 
-    const SAMPLE: Header = Header { seq: Seq(0x1a), len: 0x1f3, mac: Digest([0xab; 32]) };
+    const SAMPLE: Header = Header { seq: Seq(0x1a), len: 0x1f3, mac: Digest([0xab; 32]), cut_bytes: 0 };
+    const CUT: Header = Header { cut_bytes: 0x2c, ..SAMPLE };
 
     /// A change here breaks every directory there is.
     #[test]
     fn the_header_is_the_documented_one() {
         let line = "stated1 1a 1f3 abababababababababababababababababababababababababababababababab 1e99f8a6\n";
         assert_eq!(String::from_utf8(encoded(&SAMPLE)).unwrap(), line);
-        let longest = Header { seq: Seq(u64::MAX), len: RECORD_LEN_MAX, mac: Digest([0; 32]) };
+        let line = "stated1 1a 1f3 abababababababababababababababababababababababababababababababab 2c 32f613a9\n";
+        assert_eq!(String::from_utf8(encoded(&CUT)).unwrap(), line);
+        let cut_bytes = RECORD_LEN_MAX as u64;
+        let longest = Header { seq: Seq(u64::MAX), len: RECORD_LEN_MAX, mac: Digest([0; 32]), cut_bytes };
         assert_eq!(encoded(&longest).len(), HEADER_LEN_MAX);
     }
 
@@ -128,6 +145,7 @@ mod tests {
         bytes.extend(b"age-encryption.org/v1\n");
         assert_eq!(Header::parse(&bytes), Some((SAMPLE, len)));
         assert_eq!(Header::parse(&bytes[..len - 1]), None);
+        assert_eq!(Header::parse(&encoded(&CUT)).map(|(header, _)| header), Some(CUT));
     }
 
     #[test]
@@ -150,16 +168,20 @@ mod tests {
         }
         assert!(respell("1f3", "800001").is_none(), "over the limit");
         assert!(respell("1f3", "800000").is_some());
+        for (cut, is_one) in [("2c ", true), ("0 ", false), ("02c ", false), ("800001 ", false), ("2c 2c ", false)] {
+            assert_eq!(respell("ab ", &format!("ab {cut}")).is_some(), is_one, "{cut}");
+        }
     }
 
     #[test]
     fn every_flipped_bit_of_a_header_is_noticed() {
-        let line = encoded(&SAMPLE);
-        for at in 0..line.len() {
-            for bit in 0..8 {
-                let mut flipped = line.clone();
-                flipped[at] ^= 1 << bit;
-                assert_eq!(Header::parse(&flipped), None, "byte {at} bit {bit}");
+        for line in [encoded(&SAMPLE), encoded(&CUT)] {
+            for at in 0..line.len() {
+                for bit in 0..8 {
+                    let mut flipped = line.clone();
+                    flipped[at] ^= 1 << bit;
+                    assert_eq!(Header::parse(&flipped), None, "byte {at} bit {bit}");
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use stated_shared::Seq;
 
 use super::super::limits::SEGMENT_LEN_MAX;
 use super::header::{HEADER_LEN_MAX, Header, MAGIC};
-use super::segment::{LOG_DIR, file_name};
+use super::segment::file_name;
 use crate::disk::{Access, Disk, DiskFile};
 
 /// Bytes that are searched at a time for the header after a damaged one.
@@ -68,8 +68,8 @@ impl Earlier {
     ///
     /// Headers are in the clear and carry their record's length, so nothing is opened; whether a record is genuine is
     /// found when it is read. `Err` is the system's; damage is left to whoever reads the record that it hides.
-    pub fn find(disk: &dyn Disk, dir: &Path, first: Seq, from: Seq, end: Option<u32>) -> io::Result<Self> {
-        let file = disk.open(&dir.join(LOG_DIR).join(file_name(first)), Access::Read)?;
+    pub fn find(disk: &dyn Disk, log_dir: &Path, first: Seq, from: Seq, end: Option<u32>) -> io::Result<Self> {
+        let file = disk.open(&log_dir.join(file_name(first)), Access::Read)?;
         let end = end.map_or_else(|| file.stat().map(|stat| stat.len), |end| Ok(u64::from(end)))?;
         let end = end.min(SEGMENT_LEN_MAX);
         let mut offsets = Vec::new();
@@ -116,7 +116,7 @@ fn search(file: &dyn DiskFile, at: u64, end: u64, after: Seq, before: Seq) -> io
     Ok(None)
 }
 
-fn header_at(file: &dyn DiskFile, at: u64, end: u64) -> io::Result<Option<(Header, usize)>> {
+pub(super) fn header_at(file: &dyn DiskFile, at: u64, end: u64) -> io::Result<Option<(Header, usize)>> {
     let mut line = [0; HEADER_LEN_MAX];
     let len = end.saturating_sub(at).min(HEADER_LEN_MAX as u64) as usize;
     read_up_to(file, &mut line[..len], at)?;

@@ -5,6 +5,7 @@
 //! - A record is written into durable zeros only, in one write, and synced before anyone hears of it.
 //! - A log file is exactly as long as its records (after a clean stop) or a multiple of the fill; only the latter may
 //!   end in a torn record.
+//! - A closed log file is written anew beside the old one, and renamed over it once it is durable.
 //! - A failed write or sync poisons the journal: nothing is retried, the process replays.
 //!
 //! Guarantee 6 is kept by a `flock` on the directory `log`, which the journal holds until it is dropped; it works
@@ -18,6 +19,7 @@ mod index;
 mod lost;
 mod open;
 mod reader;
+mod renewal;
 mod segment;
 mod snapshots;
 mod tail;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 
 use stated_shared::{RepositoryId, Seq};
 
-use super::{AppendError, Blobs, Ended, Journal, Mark, OpenError, OpenMode, Reader, Record, Visitor};
+use super::{AppendError, Blobs, Ended, Journal, Mark, OpenError, OpenMode, Parts, Reader, Record, Visitor};
 use append::Writer;
 use blobs::LocalBlobs;
 pub use format::{Presence, presence};
@@ -35,6 +37,7 @@ pub use format::{Presence, presence};
 pub use header::fuzz_header;
 pub use lost::Loss;
 use reader::LocalReader;
+use renewal::LocalParts;
 pub use snapshots::LocalSnapshots;
 
 use crate::disk::{DirLock, Disk};
@@ -44,6 +47,7 @@ pub struct LocalJournal {
     writer: Option<Writer>,
     reader: Arc<LocalReader>,
     blobs: Arc<LocalBlobs>,
+    parts: Arc<LocalParts>,
     ended: Ended,
     /// Held for its lock.
     _log_dir: DirLock,
@@ -126,6 +130,14 @@ impl Journal for LocalJournal {
 
     fn blobs(&self) -> Arc<dyn Blobs> {
         self.blobs.clone()
+    }
+
+    fn begin_part(&mut self) -> Result<(), AppendError> {
+        self.writer.as_mut().ok_or(AppendError::ReadOnly)?.begin_part()
+    }
+
+    fn parts(&self) -> Arc<dyn Parts> {
+        self.parts.clone()
     }
 
     fn close(self: Box<Self>) -> Result<(), AppendError> {

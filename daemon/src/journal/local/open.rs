@@ -13,9 +13,10 @@ use super::append::Writer;
 use super::blobs::LocalBlobs;
 use super::format;
 use super::header::Header;
-use super::index::{Indexed, offset};
+use super::index::{Earlier, Indexed, header_at, offset};
 use super::reader::LocalReader;
-use super::segment::{LOG_DIR, NEXT_FILE, Segment, file_name, parse_file_name, write_zeros};
+use super::renewal::LocalParts;
+use super::segment::{LOG_DIR, NEXT_FILE, RENEWED_FILE, Segment, file_name, parse_file_name, write_zeros};
 use super::tail::{Tail, judge};
 use crate::disk::{Access, DirLock, Disk, DiskFile, Kind};
 
@@ -95,7 +96,13 @@ pub(super) fn open(
     let reader = Arc::new(LocalReader::new(Arc::clone(disk), dir, repository, indexed, torn_left));
     let writer = segment.map(|segment| Writer::new(Arc::clone(disk), log_dir, segment, Arc::clone(&reader)));
     let blobs = Arc::new(LocalBlobs::new(Arc::clone(disk), dir, writer.is_some()));
-    Ok(LocalJournal { writer, reader, blobs, ended, _log_dir: lock })
+    let parts = LocalParts {
+        disk: Arc::clone(disk),
+        log_dir: dir.join(LOG_DIR),
+        reader: Arc::clone(&reader),
+        writable: writer.is_some(),
+    };
+    Ok(LocalJournal { writer, reader, blobs, parts: Arc::new(parts), ended, _log_dir: lock })
 }
 
 /// The record after the last one of this file.
@@ -114,7 +121,7 @@ fn list(disk: &dyn Disk, log_dir: &Path) -> Result<Vec<Seq>, OpenError> {
     let mut firsts = Vec::new();
     for entry in disk.list(log_dir).map_err(failed)? {
         let name = entry.name.to_string_lossy().into_owned();
-        if name == NEXT_FILE {
+        if name == NEXT_FILE || name == RENEWED_FILE {
             continue;
         }
         let first = parse_file_name(&name).filter(|_| entry.kind == Kind::File);
@@ -142,7 +149,7 @@ fn scan(
     if len > SEGMENT_LEN_MAX {
         return Err(damaged(&relative(first), first, SEGMENT_LEN_MAX, "the file is longer than any log file"));
     }
-    let start = mark.map_or(0, |mark| mark.offset_bytes);
+    let start = mark.map_or(Ok(0), |mark| place(disk, log_dir, &*file, first, mark)).map_err(failed)?;
     if let Some(mark) = mark.filter(|_| start >= len) {
         return Err(OpenError::Lost { seq: mark.seq, file: mark.file.clone() });
     }
@@ -199,12 +206,25 @@ fn scan(
     }
 }
 
+/// Where the record of a mark lies, or should: elsewhere than the mark says where its file was written anew since then.
+fn place(disk: &dyn Disk, log_dir: &Path, file: &dyn DiskFile, first: Seq, mark: &Mark) -> io::Result<u64> {
+    let len = file.stat()?.len;
+    if header_at(file, mark.offset_bytes, len)?.is_some_and(|(header, _)| header.seq == mark.seq) {
+        return Ok(mark.offset_bytes);
+    }
+    let found = Earlier::find(disk, log_dir, first, mark.seq.next(), None)?;
+    let at = mark.seq.0.checked_sub(first.0).and_then(|at| found.offsets.get(usize::try_from(at).ok()?));
+    Ok(at.map_or(mark.offset_bytes, |at| u64::from(*at)))
+}
+
 /// The record at this place, if a header and all its bytes are there.
 fn record_at(bytes: &[u8], at: usize, seq: Seq) -> Option<(Record, usize)> {
     let (header, header_len) = Header::parse(&bytes[at..])?;
     let sealed = bytes.get(at + header_len..at + header_len + header.len)?;
-    (header.seq == seq)
-        .then(|| (Record { seq, mac: header.mac, sealed: sealed.to_vec() }, at + header_len + header.len))
+    (header.seq == seq).then(|| {
+        let Header { mac, cut_bytes, .. } = header;
+        (Record { seq, mac, cut_bytes, sealed: sealed.to_vec() }, at + header_len + header.len)
+    })
 }
 
 /// Makes the last file end in its last record and durable zeros.
@@ -216,11 +236,13 @@ fn repair(disk: &dyn Disk, log_dir: &Path, last: &Scanned) -> Result<Segment, Op
     let end = u64::from(last.indexed.end);
     let rewritten = rewrite(last, end);
     let filled = rewritten.map_err(|source| OpenError::Io { path: path.clone(), source })?;
-    match disk.remove(&log_dir.join(NEXT_FILE)) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            return Err(OpenError::Io { path: log_dir.join(NEXT_FILE), source });
+    for left in [NEXT_FILE, RENEWED_FILE] {
+        match disk.remove(&log_dir.join(left)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::Io { path: log_dir.join(left), source });
+            }
+            _ => {}
         }
-        _ => {}
     }
     disk.sync_dir(log_dir).map_err(|source| OpenError::Io { path: log_dir.to_path_buf(), source })?;
     Ok(Segment { file: Arc::clone(&last.file), path, end, filled })

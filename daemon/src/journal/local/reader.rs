@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use stated_shared::{Digest, RepositoryId, Seq};
 
 use super::super::limits::SEGMENT_LEN_MAX;
-use super::super::{OpenError, ReadError, Reader, Record};
+use super::super::{OpenError, Part, ReadError, Reader, Record};
 use super::blobs;
 use super::format;
 use super::header::{HEADER_LEN_MAX, Header};
 use super::index::{Earlier, Indexed, offset};
-use super::segment::{LOG_DIR, NEXT_FILE, file_name, parse_file_name};
+use super::segment::{LOG_DIR, NEXT_FILE, RENEWED_FILE, file_name, parse_file_name};
 use crate::disk::{Disk, DiskFile};
 
 /// The index, shared with the writer.
@@ -23,6 +23,8 @@ pub(super) struct LocalReader {
     segments: RwLock<Vec<Indexed>>,
     /// Held over a write beyond the last record.
     tail: Mutex<()>,
+    /// Held over a change of what `log/` holds, and of the index that goes with it.
+    entries: Mutex<()>,
     /// A torn tail was seen and, the journal being read-only, left.
     torn_left: bool,
 }
@@ -42,8 +44,8 @@ impl LocalReader {
         segments: Vec<Indexed>,
         torn_left: bool,
     ) -> Self {
-        let (segments, tail) = (RwLock::new(segments), Mutex::new(()));
-        Self { disk, dir: dir.to_path_buf(), repository, segments, tail, torn_left }
+        let (segments, tail, entries) = (RwLock::new(segments), Mutex::new(()), Mutex::new(()));
+        Self { disk, dir: dir.to_path_buf(), repository, segments, tail, entries, torn_left }
     }
 
     pub fn last(&self) -> Seq {
@@ -70,9 +72,52 @@ impl LocalReader {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// While it is held nobody changes what `log/` holds. Whoever holds the tail as well has taken that before.
+    pub fn hold_entries(&self) -> MutexGuard<'_, ()> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log files; the last one is open.
+    pub fn parts(&self) -> Vec<Part> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let count = segments.len();
+        let part = |(at, segment): (usize, &Indexed)| Part {
+            first: segment.first,
+            last: Seq(segment.next().0 - 1),
+            len_bytes: self.segment_len(segment),
+            is_closed: at + 1 < count,
+        };
+        segments.iter().enumerate().map(part).collect()
+    }
+
+    /// The closed file of this first record is another one now. Whoever reads the old one has it open.
+    pub fn renewed(&self, first: Seq) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        let at = segments.partition_point(|segment| segment.first < first);
+        let next = segments[at].next();
+        segments[at] = Indexed::unread(first, next);
+    }
+
+    fn segment_len(&self, segment: &Indexed) -> u64 {
+        match segment.file {
+            Some(_) => u64::from(segment.end),
+            // Not read at the start, or written anew; trimmed behind its last record in any case.
+            None => self.disk.stat(&self.dir.join(Self::relative(segment.first))).map_or(0, |stat| stat.len),
+        }
+    }
+
     fn find(&self, seq: Seq) -> Result<Found, ReadError> {
+        loop {
+            if let Some(found) = self.find_now(seq)? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// `None` where the file was written anew meanwhile.
+    fn find_now(&self, seq: Seq) -> Result<Option<Found>, ReadError> {
         let missing = || ReadError::Missing(format!("record {seq}"));
-        let (first, from, start, file, earlier) = {
+        let (first, from, start, indexed) = {
             let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
             let after = segments.partition_point(|segment| segment.first <= seq);
             let segment = &segments[after.checked_sub(1).ok_or_else(missing)?];
@@ -80,19 +125,30 @@ impl LocalReader {
                 let index = usize::try_from(index).map_err(|_| missing())?;
                 let at = u64::from(*segment.offsets.get(index).ok_or_else(missing)?);
                 let end = u64::from(*segment.offsets.get(index + 1).unwrap_or(&segment.end));
-                return Ok(Found { file: Arc::clone(file), first: segment.first, at, end });
+                return Ok(Some(Found { file: Arc::clone(file), first: segment.first, at, end }));
             }
             let start = segment.file.is_some().then_some(segment.start);
-            (segment.first, segment.from, start, segment.file.clone(), Arc::clone(&segment.earlier))
+            (segment.first, segment.from, start, Arc::clone(&segment.earlier))
         };
-        let earlier = self.earlier(&earlier, first, from, start)?;
+        let found = self.earlier(&indexed, first, from, start);
+        // What was known of the old file says nothing of the new one, which may have been the one that was opened.
+        if !self.is_current(first, &indexed) {
+            return Ok(None);
+        }
+        let earlier = found?;
         let index = usize::try_from(seq.0 - first.0).map_err(|_| missing())?;
         let at = u64::from(*earlier.offsets.get(index).ok_or_else(missing)?);
         let end = u64::from(*earlier.offsets.get(index + 1).unwrap_or(&earlier.end));
         if at == end && at == u64::from(earlier.end) {
             return Err(missing());
         }
-        Ok(Found { file: file.unwrap_or_else(|| Arc::clone(&earlier.file)), first, at, end })
+        Ok(Some(Found { file: Arc::clone(&earlier.file), first, at, end }))
+    }
+
+    fn is_current(&self, first: Seq, earlier: &Arc<OnceLock<Earlier>>) -> bool {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let segment = segments.get(segments.partition_point(|segment| segment.first < first));
+        segment.is_some_and(|segment| Arc::ptr_eq(&segment.earlier, earlier))
     }
 
     /// The places of records that the start did not read, found on the first call.
@@ -107,11 +163,12 @@ impl LocalReader {
             return Ok(found);
         }
         let file = Self::relative(first);
-        let found =
-            Earlier::find(&*self.disk, &self.dir, first, from, start).map_err(|source| match source.kind() {
+        let found = Earlier::find(&*self.disk, &self.dir.join(LOG_DIR), first, from, start).map_err(|source| {
+            match source.kind() {
                 io::ErrorKind::NotFound => ReadError::Missing(file.clone()),
                 _ => ReadError::Read { path: self.dir.join(&file), source },
-            })?;
+            }
+        })?;
         // Whoever was faster found the same.
         Ok(earlier.get_or_init(|| found))
     }
@@ -149,21 +206,15 @@ impl Reader for LocalReader {
             return Err(damaged("another record's header"));
         }
         bytes.drain(..header_len);
-        Ok(Record { seq, mac: header.mac, sealed: bytes })
+        Ok(Record { seq, mac: header.mac, cut_bytes: header.cut_bytes, sealed: bytes })
     }
 
     fn mac(&self, seq: Seq) -> Result<Digest, ReadError> {
-        let found = self.find(seq)?;
-        let file = Self::relative(found.first);
-        let mut bytes = vec![0; HEADER_LEN_MAX.min((found.end - found.at) as usize)];
-        let read = found.file.read_exact_at(&mut bytes, found.at);
-        match (read, Header::parse(&bytes)) {
-            (Ok(()), Some((header, _))) if header.seq == seq => Ok(header.mac),
-            (Err(source), _) if source.kind() != io::ErrorKind::UnexpectedEof => {
-                Err(ReadError::Read { path: self.dir.join(&file), source })
-            }
-            _ => Err(ReadError::Damaged { file, offset_bytes: found.at, what: "no header of this record".to_owned() }),
-        }
+        self.header(seq).map(|header| header.mac)
+    }
+
+    fn cut_bytes(&self, seq: Seq) -> Result<u64, ReadError> {
+        self.header(seq).map(|header| header.cut_bytes)
     }
 
     fn place(&self, seq: Seq) -> (String, u64) {
@@ -176,12 +227,7 @@ impl Reader for LocalReader {
 
     fn len_bytes(&self) -> u64 {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let len = |segment: &Indexed| match segment.file {
-            Some(_) => u64::from(segment.end),
-            // Not read at the start, and trimmed behind its last record when the next file was begun.
-            None => self.disk.stat(&self.dir.join(Self::relative(segment.first))).map_or(0, |stat| stat.len),
-        };
-        segments.iter().map(len).sum()
+        segments.iter().map(|segment| self.segment_len(segment)).sum()
     }
 
     fn check_layout(&self) -> Result<Vec<(String, u64, String)>, ReadError> {
@@ -200,9 +246,23 @@ impl Reader for LocalReader {
 }
 
 impl LocalReader {
+    fn header(&self, seq: Seq) -> Result<Header, ReadError> {
+        let found = self.find(seq)?;
+        let file = Self::relative(found.first);
+        let mut bytes = vec![0; HEADER_LEN_MAX.min((found.end - found.at) as usize)];
+        let read = found.file.read_exact_at(&mut bytes, found.at);
+        match (read, Header::parse(&bytes)) {
+            (Ok(()), Some((header, _))) if header.seq == seq => Ok(header),
+            (Err(source), _) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                Err(ReadError::Read { path: self.dir.join(&file), source })
+            }
+            _ => Err(ReadError::Damaged { file, offset_bytes: found.at, what: "no header of this record".to_owned() }),
+        }
+    }
+
     fn check_log(&self, found: &mut Vec<(String, u64, String)>) -> Result<(), ReadError> {
         // Appending waits for this, which is brief: the entries of one directory, and the fill.
-        let _tail = self.hold_tail();
+        let (_tail, _entries) = (self.hold_tail(), self.hold_entries());
         let (count, firsts): (usize, Vec<(Seq, Seq)>) = {
             let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
             (segments.len(), segments.iter().map(|s| (s.first, Seq(s.next().0 - 1))).collect())
@@ -252,8 +312,8 @@ impl LocalReader {
         for entry in self.disk.list(&self.dir.join(LOG_DIR)).map_err(self.failed(LOG_DIR))? {
             let name = entry.name.to_string_lossy();
             let known = parse_file_name(&name).is_some_and(|first| firsts.iter().any(|known| known.0 == first));
-            // A file that is about to be the next one was left by a crash, and the journal is read-only.
-            if !known && name != NEXT_FILE {
+            // One that is about to be a log file was left by a crash, or is being written.
+            if !known && name != NEXT_FILE && name != RENEWED_FILE {
                 found.push((format!("{LOG_DIR}/{name}"), 0, "a file that does not belong to the log".to_owned()));
             }
         }

@@ -16,6 +16,9 @@ pub(super) const LOG_DIR: &str = "log";
 /// The next log file while it is being filled.
 pub(super) const NEXT_FILE: &str = "next.tmp";
 
+/// A closed log file while it is being written anew.
+pub(super) const RENEWED_FILE: &str = "renewed.tmp";
+
 static ZEROS: [u8; FILL_LEN as usize] = [0; FILL_LEN as usize];
 
 /// The file whose first record is `first`.

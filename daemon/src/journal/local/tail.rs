@@ -95,7 +95,7 @@ mod tests {
     /// Bytes without a zero, as good as ciphertext here.
     fn record(seq: u64, len: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Header { seq: Seq(seq), len, mac: Digest([0x5a; 32]) }.encode_into(&mut bytes);
+        Header { seq: Seq(seq), len, mac: Digest([0x5a; 32]), cut_bytes: 0 }.encode_into(&mut bytes);
         bytes.extend((0..len).map(|i| (i % 251 + 1) as u8));
         bytes
     }

@@ -558,12 +558,12 @@ fn a_record_that_would_look_torn_begins_a_new_file() {
     journal.append(&record(1, 300, RecordKind::Batch)).unwrap();
     let end = journal.reader().len_bytes() as usize;
     let mut header = Vec::new();
-    header::Header { seq: Seq(2), len: 1000, mac: Digest::ZERO }.encode_into(&mut header);
+    header::Header { seq: Seq(2), len: 1000, mac: Digest::ZERO, cut_bytes: 0 }.encode_into(&mut header);
     // Ends one byte into a sector, and that byte is zero.
     let len = (end + header.len() + 900).next_multiple_of(SECTOR_LEN) + 1 - end - header.len();
     let mut sealed = record(2, len, RecordKind::Batch).sealed;
     *sealed.last_mut().unwrap() = 0;
-    let ambiguous = Record { seq: Seq(2), mac: crate::vault::sha256(&sealed), sealed };
+    let ambiguous = Record { seq: Seq(2), mac: crate::vault::sha256(&sealed), cut_bytes: 0, sealed };
     journal.append(&ambiguous).unwrap();
     assert_eq!(journal.reader().place(Seq(2)), ("log/0000000000000002.log".to_owned(), 0));
     drop(journal);

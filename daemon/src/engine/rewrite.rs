@@ -1,0 +1,128 @@
+//! A closed part of the log written anew, without the payloads that were given up.
+//!
+//! Every record of the part is opened and its MAC compared on the way, and the new form of one is opened once more before
+//! it is written: what is damaged is left as it is, for a verification to name, and nothing is lost by this.
+
+use stated_shared::{Digest, Seq};
+
+use super::record::{self, InlinePayload, Opened};
+use super::store::Store;
+use crate::journal::{AppendError, Fate, Part, Parts, ReadError, Record, Renewal, Unverified};
+use crate::vault::SealError;
+
+/// Records that are read at a time.
+const STEP_RECORDS_MAX: usize = 64;
+/// Their bytes, but for the last one.
+const STEP_LEN_MAX: usize = 1 << 20;
+
+/// A part that is being written anew.
+pub(super) struct Rewriting {
+    store: Store,
+    renewal: Box<dyn Renewal>,
+    part: Part,
+    next: Seq,
+    /// The MAC before the next record.
+    prev: Digest,
+    /// Bytes of payloads that are gone from it.
+    pub cut_bytes: u64,
+}
+
+/// Some records of it, as they are.
+pub(super) struct Piece {
+    records: Vec<(Record, Opened)>,
+    /// The payloads that are in them, each with its record.
+    pub payloads: Vec<(Seq, InlinePayload)>,
+}
+
+/// Why a part is not written anew: it is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum NotRewritten {
+    /// It could not be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// It could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record is not what was written.
+    #[error("record {0} is damaged: {what}", what = .1.0)]
+    Damaged(Seq, Unverified),
+    /// A record was not the same in its new form: a bug of ours.
+    #[error("record {0} would not be what it was")]
+    Another(Seq),
+    /// A record could not be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
+impl NotRewritten {
+    /// Whether there may be room another time.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Append(error) if error.fate() == Fate::Refuse)
+    }
+}
+
+impl Rewriting {
+    pub fn begin(store: &Store, parts: &dyn Parts, part: Part) -> Result<Self, NotRewritten> {
+        let prev = match part.first.0.checked_sub(1) {
+            None | Some(0) => Digest::ZERO,
+            Some(before) => store.reader.mac(Seq(before))?,
+        };
+        let renewal = parts.renew(part.first)?;
+        Ok(Self { store: store.clone(), renewal, part, next: part.first, prev, cut_bytes: 0 })
+    }
+
+    /// The next records; `None` after the last one.
+    pub fn read(&mut self) -> Result<Option<Piece>, NotRewritten> {
+        let mut piece = Piece { records: Vec::new(), payloads: Vec::new() };
+        let mut len = 0;
+        while self.next <= self.part.last && piece.records.len() < STEP_RECORDS_MAX && len < STEP_LEN_MAX {
+            let seq = self.next;
+            let record = self.store.reader.record(seq)?;
+            let opened = record::open(&self.store.vault, self.prev, &record)
+                .map_err(|unverified| NotRewritten::Damaged(seq, unverified))?;
+            let payloads = opened.inline_payloads();
+            let there = payloads.filter(|payload| !opened.is_gone(payload.offset_bytes, payload.len_bytes));
+            piece.payloads.extend(there.map(|payload| (seq, payload)));
+            self.prev = record.mac;
+            self.next = seq.next();
+            len += record.sealed.len();
+            piece.records.push((record, opened));
+        }
+        Ok((!piece.records.is_empty()).then_some(piece))
+    }
+
+    /// Writes them without what is not needed; `is_needed` has a word for each of their payloads.
+    pub fn write(&mut self, piece: &Piece, is_needed: &[bool]) -> Result<(), NotRewritten> {
+        let payloads = || piece.payloads.iter().zip(is_needed);
+        for (record, opened) in &piece.records {
+            let of_it = || payloads().filter(|((seq, _), _)| *seq == record.seq);
+            let gone = of_it().filter(|(_, is_needed)| !**is_needed);
+            let gone: Vec<_> = gone.map(|((_, payload), _)| (payload.offset_bytes, payload.len_bytes)).collect();
+            let Some(cut) = opened.cut(&self.store.vault, record, &gone)? else {
+                self.renewal.add(record)?;
+                continue;
+            };
+            let again = record::open_unchained(&self.store.vault, &cut).ok().filter(|again| again.tells_as(opened));
+            let is_same = |again: &Opened| {
+                of_it().all(|((_, InlinePayload { offset_bytes, len_bytes, .. }), is_needed)| {
+                    let kept = again.payload(*offset_bytes, *len_bytes);
+                    kept == opened.payload(*offset_bytes, *len_bytes).filter(|_| *is_needed)
+                })
+            };
+            if !again.as_ref().is_some_and(is_same) {
+                return Err(NotRewritten::Another(record.seq));
+            }
+            self.renewal.add(&cut)?;
+            self.cut_bytes += cut.cut_bytes - record.cut_bytes;
+        }
+        Ok(())
+    }
+
+    /// Puts it in the old one's place, where anything is gone.
+    pub fn finish(self) -> Result<u64, NotRewritten> {
+        if self.cut_bytes > 0 {
+            self.renewal.finish()?;
+        }
+        Ok(self.cut_bytes)
+    }
+}
