@@ -357,7 +357,7 @@ mod tests {
         let (unchanged, labels, fences) = (Vec::new(), Default::default(), Vec::new());
         let what = What::Committed(Committed { number: 1, changes, unchanged, message: None, labels, fences });
         let payloads: Vec<Vec<u8>> = lens.iter().enumerate().map(|(n, len)| vec![n as u8; *len]).collect();
-        draft.add(&[line(&Event { at: Timestamp(1), actor, what })], &payloads);
+        draft.add(&[line(&Event { at: Timestamp(1), actor: actor.into(), what })], &payloads);
         draft.seal(vault, Digest([7; 32]), Seq(3), RecordKind::Batch).unwrap()
     }
 
