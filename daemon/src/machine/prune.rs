@@ -154,8 +154,8 @@ impl States {
             .collect()
     }
 
-    /// Shows the payloads in records that were given up: which record, and their length. Of one that was stored anew it
-    /// shows that as long as its successor, which is a guess.
+    /// Shows the payloads in records that were given up: which record, and their length. One that was stored anew counts
+    /// as being as long as its successor, which is a guess, and for nothing where that is a blob.
     pub fn given_up(&self, see: &mut dyn FnMut(Seq, u64)) -> Result<(), Unreadable> {
         self.each_once(&mut |entry| {
             let Some(Payload::Inline { len_bytes, .. }) = entry.content.as_ref().map(|content| &content.payload) else {
