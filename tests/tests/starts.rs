@@ -105,8 +105,9 @@ fn a_start_costs_no_more_for_a_longer_history() {
             assert_eq!(found, u64::from(versions));
             assert!(opened <= opened_max, "{opened} records were opened for {versions} versions, clean {clean}");
             assert_eq!(unpacked, 0, "of {runs} runs");
-            let runs_min = if versions < 2000 { 0 } else { 20 + u64::from(sessions / 600) };
-            assert!(runs > runs_min, "{runs} runs are there to be left alone");
+            // A daemon that is killed after a hundred may have written no snapshot yet.
+            let runs_min = 20 + u64::from(sessions / 600);
+            assert!(versions < 2000 || runs > runs_min, "{runs} runs are there to be left alone");
             // The next commit needs no old version either, and whoever asks for one gets it.
             host.put("a", b"one more");
             assert_eq!(host.get("a@1"), b"version 1");
