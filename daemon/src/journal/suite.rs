@@ -265,8 +265,7 @@ pub fn steady_blobs<S: Store>() {
     assert_eq!(journal.reader().check_layout().unwrap(), []);
 }
 
-/// 10. A closed part that was written anew reads so from then on, and opens so; what was begun and given up, or not
-/// finished before a crash, has left it as it was.
+/// 10. A closed part that was written anew reads so from then on, and opens so; what was not finished left it as it was.
 pub fn old_or_new<S: Store>() {
     let store = filled::<S>(4);
     let (mut journal, _) = open(&store);
