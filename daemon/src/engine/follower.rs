@@ -1,8 +1,9 @@
 //! Writes snapshots: a second machine that replays what became durable, on a thread of its own.
 //!
 //! The owner gathers the events of records that are durable, hands some over at a time, and goes on: to wake this thread
-//! for each would cost it, and whoever it answered, a share of a core. What the follower folds in is what a start would, so its machine is the one that a start wants: without session
-//! locks, waiters, and whatever else lives with its holders.
+//! for each would cost it, and whoever it answered, a share of a core. What the follower folds in is what a start would,
+//! so its machine is the one that a start wants: without session locks, waiters, and whatever else lives with its
+//! holders.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};

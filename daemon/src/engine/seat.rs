@@ -4,7 +4,8 @@
 //! task takes its turn once all connections that had something to say were read, so that they share a record: alone, it
 //! decides, syncs and answers in place, and the request passes no other thread on its way. Where more came together the
 //! engine's own thread drives until the queue is empty, and connections are read meanwhile; that thread also sees to
-//! what time brings. See docs/adr/0003-whoever-finds-the-owner-idle-drives-it.md.
+//! what time brings. See docs/adr/0003-whoever-finds-the-owner-idle-drives-it.md, and
+//! docs/adr/0006-one-thread-serves-the-connections.md.
 //!
 //! **Invariant:** one drives at a time, and nobody else ever sees owner or machine.
 
