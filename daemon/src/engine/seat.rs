@@ -2,7 +2,7 @@
 //!
 //! A command is queued first. What needs no sync is driven where it arrives, if nobody sits in the seat. For the rest a
 //! task takes its turn once all connections that had something to say were read, so that they share a record: alone, it
-//! decides, syncs and answers in place, and the request passes no other thread on its way. Where more came together the
+//! decides, syncs and answers in place, and the request passes no other thread on its way. As soon as more are queued the
 //! engine's own thread drives until the queue is empty, and connections are read meanwhile; that thread also sees to
 //! what time brings. See docs/adr/0003-whoever-finds-the-owner-idle-drives-it.md, and
 //! docs/adr/0006-one-thread-serves-the-connections.md.
@@ -164,14 +164,14 @@ impl Commands {
 impl Seat {
     /// A command was queued.
     fn arrived(&self, needs_sync: bool) {
-        // With others before it, somebody was told already: who leaves the seat looks at the count once more.
-        if self.pending.fetch_add(1, Ordering::Relaxed) != 0 {
-            return;
-        }
-        if needs_sync {
-            self.arrival.notify_one();
-        } else {
-            self.take_turn(isize::MAX);
+        match self.pending.fetch_add(1, Ordering::Relaxed) {
+            0 if needs_sync => self.arrival.notify_one(),
+            0 => self.take_turn(isize::MAX),
+            // More than a turn takes. The engine's thread begins at once with what is there, and while that becomes
+            // durable the next ones are read: they make the next record.
+            IN_PLACE_MAX => self.wake(),
+            // Somebody was told already: who leaves the seat looks at the count once more.
+            _ => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::iter;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use age::stream::StreamWriter;
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, x25519};
@@ -24,6 +24,8 @@ const READY_MAX: usize = 64;
 const READY_LOW: usize = READY_MAX / 2;
 /// Room for the sealed bytes of a usual record, in one that is kept ready.
 const READY_LEN: usize = 8 << 10;
+/// Longest room that is kept for a larger one.
+const SPARE_LEN_MAX: usize = 1 << 20;
 
 /// Why bytes could not be sealed: a bug of ours or a system without random numbers.
 #[derive(Debug, thiserror::Error)]
@@ -54,16 +56,25 @@ pub struct Vault {
     recipient: x25519::Recipient,
     /// Made ahead of their use: key agreement and header need no plaintext, and cost ten times what a small one does.
     ready: Mutex<Vec<Sealing>>,
+    /// Room that was used before: memory that is new to the process costs more than what is done in it.
+    spare: Mutex<Vec<u8>>,
 }
 
 /// An age file that has its header, and waits for its content.
-type Sealing = StreamWriter<Vec<u8>>;
+struct Sealing {
+    stream: StreamWriter<Sink>,
+    sink: Sink,
+}
+
+/// Where an age file is written, to be given more room once its length is known.
+#[derive(Clone)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
 
 impl Vault {
     /// Puts a loaded keyring to use; `keyring_digest` is the SHA-256 of its file.
     pub fn new(keyring: Keyring, keyring_digest: Digest) -> Self {
         let recipient = keyring.identity.to_public();
-        Self { keyring, keyring_digest, recipient, ready: Mutex::default() }
+        Self { keyring, keyring_digest, recipient, ready: Mutex::default(), spare: Mutex::default() }
     }
 
     /// Seals to the repository: a complete, standard age file.
@@ -76,7 +87,22 @@ impl Vault {
         // Whoever prepares may be kept from its core while it holds the lock: then waiting takes longer than doing.
         let ready = self.ready.try_lock().ok().and_then(|mut ready| ready.pop());
         let sealing = ready.map_or_else(|| self.begin(), Ok)?;
+        if sealed_len_usual(pieces.iter().map(|piece| piece.len()).sum()) > READY_LEN
+            && let Ok(mut spare) = self.spare.try_lock()
+        {
+            sealing.sink.move_to(std::mem::take(&mut *spare));
+        }
         seal_with(sealing, pieces).map_err(SealError::Stream)
+    }
+
+    /// Takes back what was sealed, for the next one to be written there.
+    pub fn give_back(&self, sealed: Vec<u8>) {
+        if (READY_LEN + 1..=SPARE_LEN_MAX).contains(&sealed.capacity())
+            && let Ok(mut spare) = self.spare.try_lock()
+            && spare.capacity() < sealed.capacity()
+        {
+            *spare = sealed;
+        }
     }
 
     /// As [`Vault::seal_pieces`], by whom nobody waits for: what is prepared is left to the others.
@@ -173,15 +199,45 @@ fn sealed_len_usual(plaintext_len: usize) -> usize {
 
 fn begin<'a>(recipients: impl Iterator<Item = &'a dyn age::Recipient>, len: usize) -> Result<Sealing, SealError> {
     let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
-    encryptor.wrap_output(Vec::with_capacity(len)).map_err(SealError::Stream)
+    let sink = Sink(Arc::new(Mutex::new(Vec::with_capacity(len))));
+    let stream = encryptor.wrap_output(sink.clone()).map_err(SealError::Stream)?;
+    Ok(Sealing { stream, sink })
 }
 
-fn seal_with(mut sealing: Sealing, pieces: &[&[u8]]) -> io::Result<Vec<u8>> {
+fn seal_with(sealing: Sealing, pieces: &[&[u8]]) -> io::Result<Vec<u8>> {
+    let Sealing { mut stream, sink } = sealing;
+    sink.lock().reserve(sealed_len_usual(pieces.iter().map(|piece| piece.len()).sum()));
     for piece in pieces {
-        sealing.write_all(piece)?;
+        stream.write_all(piece)?;
     }
     // Without this the last chunk is missing.
-    sealing.finish()
+    stream.finish()?;
+    Ok(std::mem::take(&mut *sink.lock()))
+}
+
+impl Sink {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on in other room.
+    fn move_to(&self, mut room: Vec<u8>) {
+        let mut written = self.lock();
+        room.clear();
+        room.extend_from_slice(&written);
+        *written = room;
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether a header ends within [`AGE_HEADER_LEN_MAX`], so that it may be parsed.
@@ -221,8 +277,6 @@ pub(super) fn open_age<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use stated_shared::Timestamp;
 
     use super::super::keyring::ChainKey;
@@ -266,6 +320,20 @@ mod tests {
         }
         vault.prepare(|| true).unwrap();
         assert!(vault.wants_preparation());
+    }
+
+    #[test]
+    fn room_is_used_again_and_nothing_of_the_one_before_is_in_it() {
+        let vault = vault();
+        let first = vault.seal(&[1; 3 * AGE_CHUNK_LEN]).unwrap();
+        let (place, old) = (first.as_ptr(), first.clone());
+        vault.give_back(first);
+        let second = vault.seal(&[2; AGE_CHUNK_LEN]).unwrap();
+        assert_eq!(second.as_ptr(), place);
+        assert_eq!(vault.open(&second, AGE_CHUNK_LEN).unwrap().as_slice(), [2; AGE_CHUNK_LEN]);
+        assert_eq!(vault.open(&old, 3 * AGE_CHUNK_LEN).unwrap().as_slice(), [1; 3 * AGE_CHUNK_LEN]);
+        vault.give_back(vault.seal(&[3; SPARE_LEN_MAX]).unwrap());
+        assert_eq!(vault.spare.lock().unwrap().capacity(), 0, "it is too large to be kept");
     }
 
     #[test]

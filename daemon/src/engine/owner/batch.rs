@@ -246,6 +246,7 @@ impl Owner {
             self.parts.watermark.rise(seq, record.mac);
             let len_bytes = record.sealed.len() as u64;
             durable = Some(Durable { seq, head: record.mac, kind, len_bytes, events: batch.events });
+            self.parts.vault.give_back(record.sealed);
             batch.draft.clear();
         }
         // Before the answers: who hears of a version may ask for it at once.
