@@ -34,7 +34,7 @@ const RECORDS_MIN: u64 = 128;
 /// … one for so many names with versions, of which the newest is written anew each time, …
 const NAMES_PER_RECORD: u64 = 16;
 /// … or one for so many bytes of a snapshot.
-const SNAPSHOT_BYTES_PER_RECORD: u64 = 16 << 10;
+const SNAPSHOT_BYTES_PER_RECORD: u64 = 4 << 10;
 /// A snapshot is due after this many bytes of records, or as many as some snapshots, where that is more.
 const RECORD_BYTES_MIN: u64 = 16 << 20;
 /// See [`RECORD_BYTES_MIN`].
