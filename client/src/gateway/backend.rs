@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use stated_shared::{
-    Commit, Committed, Failure, Grant, Lock, LockId, LockInfo, Selector, StateName, VersionInfo, VersionPage,
+    Commit, Committed, Failure, Grant, Lock, LockId, LockInfo, Selector, StateName, Version, VersionInfo, VersionPage,
 };
 
 /// The daemon, as narrow as the foreign protocols need it.
@@ -20,6 +20,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The newest version of each state that matches and is not removed, by name; one page after this name.
     fn list(&self, glob: &str, after: Option<StateName>) -> Result<VersionPage, Failure>;
+
+    /// The versions of one state, newest first; one page of those before this one.
+    fn log(&self, state: &StateName, before: Option<Version>) -> Result<VersionPage, Failure>;
 
     /// Writes.
     fn commit(&self, commit: Commit) -> Result<Committed, Failure>;

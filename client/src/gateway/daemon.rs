@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use stated_shared::limits::RETRY_MS_MAX;
 use stated_shared::{
     Commit, Committed, Failure, FailureKind, Grant, Lock, LockId, LockInfo, Notice, Reply, Request, Selector,
-    StateName, VersionInfo, VersionPage,
+    StateName, Version, VersionInfo, VersionPage,
 };
 
 use super::backend::{Backend, literal_glob};
@@ -127,6 +127,14 @@ impl Backend for Daemon {
 
     fn list(&self, glob: &str, after: Option<StateName>) -> Result<VersionPage, Failure> {
         let request = Request::List { glob: Some(glob.to_owned()), after };
+        match self.with_any(|client| client.call(&request))? {
+            Reply::Versions(page) => Ok(page),
+            other => Err(client::unexpected(&other)),
+        }
+    }
+
+    fn log(&self, state: &StateName, before: Option<Version>) -> Result<VersionPage, Failure> {
+        let request = Request::Log { state: state.clone(), before };
         match self.with_any(|client| client.call(&request))? {
             Reply::Versions(page) => Ok(page),
             other => Err(client::unexpected(&other)),

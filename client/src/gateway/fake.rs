@@ -182,6 +182,18 @@ impl Backend for Fake {
         Ok(VersionPage { versions, more })
     }
 
+    fn log(&self, state: &StateName, before: Option<Version>) -> Result<VersionPage, Failure> {
+        let memory = self.memory.lock().unwrap();
+        memory.up()?;
+        let all = memory.versions.get(state).ok_or_else(|| Failure::new(FailureKind::NotFound, "no such state"))?;
+        let wanted = all.iter().rev().map(|(info, _)| info);
+        let mut versions: Vec<_> =
+            wanted.filter(|info| before.is_none_or(|before| info.version < before)).cloned().collect();
+        let more = versions.len() > PAGE_ROWS;
+        versions.truncate(PAGE_ROWS);
+        Ok(VersionPage { versions, more })
+    }
+
     fn commit(&self, commit: Commit) -> Result<Committed, Failure> {
         let memory = self.memory.lock().unwrap();
         let mut memory = self.released.wait_while(memory, |memory| memory.commits_held).unwrap();

@@ -15,6 +15,7 @@ use super::super::model::{FindOwner, Model};
 use super::super::s3::{self, Operation, S3};
 use super::super::{sts, timestamp};
 use super::answer::Answer;
+use super::chunked::{self, Decoded, Form};
 use super::locks::Locks;
 use super::refusal::{Refusal, Service};
 use super::signature::{self, Claim, SignatureError, UNSIGNED, one};
@@ -98,7 +99,10 @@ impl<B: Backend> Aws<B> {
                 let payload = payload(head).map_err(refused)?;
                 self.check(&claim, keys, head, &payload, now).map_err(|error| refused(unsigned(service, error)))?;
                 let operation = Operation::read(head).map_err(refused)?;
-                let body_len_max = operation.body_len_max();
+                let mut body_len_max = operation.body_len_max();
+                if body_len_max > 0 && Form::read(&payload).is_some() {
+                    body_len_max = Form::encoded_len_max(body_len_max);
+                }
                 (Ask::S3 { operation, payload }, body_len_max)
             }
             (_, other) => {
@@ -120,19 +124,47 @@ impl<B: Backend> Aws<B> {
         now: SystemTime,
     ) -> Answer {
         let Admitted { service, claim, keys, ask, .. } = admitted;
-        let hash = signature::sha256(&body);
-        if let Ask::S3 { payload, .. } = &ask {
-            if payload != UNSIGNED && *payload != hash {
-                let message = "the body does not match x-amz-content-sha256";
-                return Refusal::new(StatusCode::BAD_REQUEST, "XAmzContentSHA256Mismatch", message).answer(service);
-            }
-        } else if let Err(error) = self.check(&claim, keys, head, &hash, now) {
-            return unsigned(service, error).answer(service);
-        }
         match ask {
-            Ask::S3 { operation, .. } => self.s3.answer(operation, &mut s3::Call { head, body, find, now }),
-            Ask::DynamoDb { target } => self.dynamodb.answer(&target, &body, find, timestamp(now)),
-            Ask::Sts => sts::answer(&body, rustix::process::geteuid().as_raw()),
+            Ask::S3 { operation, payload } => {
+                let (body, trailers) = match self.body(&claim, keys, head, &payload, body) {
+                    Ok(decoded) => decoded,
+                    Err(refusal) => return refusal.answer(service),
+                };
+                if body.len() > operation.body_len_max() {
+                    let error = BodyError::TooLong { max: operation.body_len_max() };
+                    return Refusal::new(StatusCode::BAD_REQUEST, "EntityTooLarge", error.to_string()).answer(service);
+                }
+                self.s3.answer(operation, &mut s3::Call { head, body, trailers, find, now })
+            }
+            Ask::DynamoDb { .. } | Ask::Sts => {
+                if let Err(error) = self.check(&claim, keys, head, &signature::sha256(&body), now) {
+                    return unsigned(service, error).answer(service);
+                }
+                match ask {
+                    Ask::DynamoDb { target } => self.dynamodb.answer(&target, &body, find, timestamp(now)),
+                    _ => sts::answer(&body, rustix::process::geteuid().as_raw()),
+                }
+            }
+        }
+    }
+
+    /// The body as it is meant, checked against what the head says of it.
+    fn body(&self, claim: &Claim, keys: Keys, head: &Parts, payload: &str, body: Vec<u8>) -> Result<Decoded, Refusal> {
+        if let Some(form) = Form::read(payload) {
+            let len = one(&head.headers, "x-amz-decoded-content-length").and_then(|len| len.parse().ok());
+            return chunked::decode(body, form, claim.chunk_signer(self.keys(keys)), len);
+        }
+        if payload != UNSIGNED && payload != signature::sha256(&body) {
+            let message = "the body does not match x-amz-content-sha256";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "XAmzContentSHA256Mismatch", message));
+        }
+        Ok((body, Vec::new()))
+    }
+
+    fn keys(&self, keys: Keys) -> &Credential {
+        match keys {
+            Keys::Run => &self.keys,
+            Keys::Constant => &self.constant,
         }
     }
 
@@ -144,11 +176,7 @@ impl<B: Backend> Aws<B> {
         payload: &str,
         now: SystemTime,
     ) -> Result<(), SignatureError> {
-        let keys = match keys {
-            Keys::Run => &self.keys,
-            Keys::Constant => &self.constant,
-        };
-        claim.check(keys, (&head.method, &head.uri, &head.headers), payload, now)
+        claim.check(self.keys(keys), (&head.method, &head.uri, &head.headers), payload, now)
     }
 }
 
@@ -161,7 +189,7 @@ fn payload(head: &Parts) -> Result<String, Refusal> {
     let payload = one(&head.headers, "x-amz-content-sha256").ok_or_else(missing)?;
     let is_hash =
         payload.len() == 64 && payload.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
-    if is_hash || payload == UNSIGNED {
+    if is_hash || payload == UNSIGNED || Form::read(payload).is_some() {
         return Ok(payload.to_owned());
     }
     Err(Refusal::not_implemented(format_args!("bodies of the form {payload:?}")))

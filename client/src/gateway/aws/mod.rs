@@ -1,6 +1,7 @@
 //! What the protocols of AWS have in common: signatures, places, locks with two faces, and the forms of refusals.
 
 mod answer;
+mod chunked;
 mod door;
 pub mod locks;
 pub mod place;

@@ -120,6 +120,16 @@ impl Claim {
         if right { Ok(()) } else { Err(SignatureError::Mismatch) }
     }
 
+    /// What checks the pieces of a body that come after a head with this signature, which was checked.
+    pub fn chunk_signer(&self, keys: &Credential) -> ChunkSigner {
+        ChunkSigner {
+            key: self.key(keys),
+            date: self.date.clone(),
+            scope: self.scope(),
+            previous: self.signature.clone(),
+        }
+    }
+
     fn canonical_request(
         &self,
         method: &Method,
@@ -154,6 +164,48 @@ impl Claim {
             key = mac(&key, part);
         }
         key
+    }
+}
+
+/// Checks the signatures of a body's pieces, each of which is made over the one before.
+pub struct ChunkSigner {
+    key: [u8; 32],
+    date: String,
+    scope: String,
+    previous: String,
+}
+
+impl ChunkSigner {
+    /// The next piece.
+    pub fn check(&mut self, piece: &[u8], given: &str) -> Result<(), SignatureError> {
+        let hashes = format!("{}\n{}", sha256(b""), sha256(piece));
+        self.check_next("PAYLOAD", &hashes, given)
+    }
+
+    /// The headers after the last piece, each a line.
+    pub fn check_trailer(&mut self, lines: &str, given: &str) -> Result<(), SignatureError> {
+        self.check_next("TRAILER", &sha256(lines.as_bytes()), given)
+    }
+
+    fn check_next(&mut self, what: &str, hashes: &str, given: &str) -> Result<(), SignatureError> {
+        let text = format!("{ALGORITHM}-{what}\n{}\n{}\n{}\n{hashes}", self.date, self.scope, self.previous);
+        let expected = hex(&mac(&self.key, &text));
+        if !bool::from(expected.as_bytes().ct_eq(given.as_bytes())) {
+            return Err(SignatureError::Mismatch);
+        }
+        self.previous = expected;
+        Ok(())
+    }
+
+    /// One of the reference's example keys.
+    #[cfg(test)]
+    pub fn example(date: &str, scope: &str, seed: &str) -> Self {
+        let parts: Vec<&str> = scope.split('/').collect();
+        let mut key = mac(b"AWS4wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", parts[0]);
+        for part in &parts[1..] {
+            key = mac(&key, part);
+        }
+        Self { key, date: date.to_owned(), scope: scope.to_owned(), previous: seed.to_owned() }
     }
 }
 

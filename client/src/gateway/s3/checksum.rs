@@ -21,6 +21,11 @@ const CRC64NVME: u64 = 0x9a6c_9329_ac4b_c9b5;
 
 /// Compares the body with each checksum that comes with it.
 pub fn check(call: &Call<'_>, body: &[u8]) -> Result<(), Refusal> {
+    for (name, value) in &call.trailers {
+        if let Some(algorithm) = name.strip_prefix(PREFIX) {
+            check_one(algorithm, value.as_bytes(), body)?;
+        }
+    }
     for (name, value) in &call.head.headers {
         let Some(algorithm) = name.as_str().strip_prefix(PREFIX) else { continue };
         check_one(algorithm, value.as_bytes(), body)?;

@@ -45,6 +45,11 @@ pub fn of_read(call: &Call<'_>, version: &VersionInfo) -> Result<bool, Refusal> 
     })
 }
 
+/// Whether a write is conditional.
+pub fn is_conditional(call: &Call<'_>) -> bool {
+    call.header("if-match").is_some() || call.header("if-none-match").is_some()
+}
+
 impl<B: Backend> S3<B> {
     /// What a write expects to find.
     pub(super) fn expected(&self, call: &Call<'_>, state: &StateName) -> Result<Expect, Refusal> {

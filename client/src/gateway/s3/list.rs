@@ -16,7 +16,7 @@ use super::request::List;
 use super::{Call, S3, etag};
 
 /// A row of a list.
-enum Row {
+pub(super) enum Row {
     Object(Box<VersionInfo>),
     /// All keys that begin so.
     Prefix,
@@ -38,16 +38,18 @@ impl List {
 
     fn ended_with_prefix(&self, key: &str) -> bool {
         let is_prefix = |delimiter: &String| self.after.len() > self.prefix.len() && self.after.ends_with(delimiter);
-        self.token.is_some() && self.delimiter.as_ref().is_some_and(is_prefix) && key.starts_with(&self.after)
+        (self.token.is_some() || self.is_marked)
+            && self.delimiter.as_ref().is_some_and(is_prefix)
+            && key.starts_with(&self.after)
     }
 
-    fn encoded(&self, text: &str) -> String {
+    pub(super) fn encoded(&self, text: &str) -> String {
         if self.encoded { percent::encode_path(text) } else { text.to_owned() }
     }
 }
 
 impl<B: Backend> S3<B> {
-    pub(super) fn list(&self, call: &Call<'_>, bucket: &str, list: &List) -> Result<Answer, Refusal> {
+    pub(super) fn list(&self, call: &Call<'_>, bucket: &str, list: &List, is_v2: bool) -> Result<Answer, Refusal> {
         let (rows, is_truncated) = self.rows(call, bucket, list)?;
         let mut document = Document::new("ListBucketResult");
         document.text("Name", bucket);
@@ -56,7 +58,11 @@ impl<B: Backend> S3<B> {
             document.text("Delimiter", list.encoded(delimiter));
         }
         document.text("MaxKeys", list.max);
-        document.text("KeyCount", rows.len());
+        if is_v2 {
+            document.text("KeyCount", rows.len());
+        } else {
+            document.text("Marker", list.encoded(&list.after));
+        }
         document.text("IsTruncated", is_truncated);
         if list.encoded {
             document.text("EncodingType", "url");
@@ -64,11 +70,15 @@ impl<B: Backend> S3<B> {
         if let Some(token) = &list.token {
             document.text("ContinuationToken", token);
         }
-        if let Some(after) = &list.start_after {
+        if let Some(after) = list.start_after.as_ref().filter(|_| is_v2) {
             document.text("StartAfter", list.encoded(after));
         }
-        if let Some((last, _)) = rows.last_key_value().filter(|_| is_truncated) {
-            document.text("NextContinuationToken", percent::encode_strictly(last.as_bytes(), b""));
+        match rows.last_key_value().filter(|_| is_truncated) {
+            Some((last, _)) if is_v2 => {
+                document.text("NextContinuationToken", percent::encode_strictly(last.as_bytes(), b""));
+            }
+            Some((last, _)) => document.text("NextMarker", list.encoded(last)),
+            None => {}
         }
         for (key, row) in &rows {
             match row {
@@ -92,7 +102,12 @@ impl<B: Backend> S3<B> {
     ///
     /// The daemon's order is that of names, which differs from that of keys where a name is encoded; so all names are
     /// looked at, and never more rows kept than the page has.
-    fn rows(&self, call: &Call<'_>, bucket: &str, list: &List) -> Result<(BTreeMap<String, Row>, bool), Refusal> {
+    pub(super) fn rows(
+        &self,
+        call: &Call<'_>,
+        bucket: &str,
+        list: &List,
+    ) -> Result<(BTreeMap<String, Row>, bool), Refusal> {
         let mut rows = BTreeMap::new();
         let mut is_truncated = false;
         let glob = glob(bucket, &list.prefix);
@@ -133,7 +148,7 @@ fn glob(bucket: &str, prefix: &str) -> String {
     format!("{}/**", literal_glob(&below))
 }
 
-fn describe(document: &mut Document, version: &VersionInfo) {
+pub(super) fn describe(document: &mut Document, version: &VersionInfo) {
     document.text("LastModified", date(version.time));
     if let Some(content) = &version.content {
         document.text("ETag", etag(&content.sha256));
@@ -143,7 +158,7 @@ fn describe(document: &mut Document, version: &VersionInfo) {
 }
 
 /// `2026-11-30T10:41:57.000Z`.
-fn date(time: Timestamp) -> String {
+pub(super) fn date(time: Timestamp) -> String {
     let time: SystemTime = UNIX_EPOCH + Duration::from_millis(time.0);
     humantime::format_rfc3339_millis(time).to_string()
 }

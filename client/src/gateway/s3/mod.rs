@@ -2,15 +2,19 @@
 //!
 //! The room knows no socket; a request's head and body come in, an answer goes out. docs/gateway.md has the operations.
 
+mod bucket;
 mod checksum;
 mod condition;
 mod list;
 mod lock_file;
+mod metadata;
 mod multipart;
 mod object;
 mod range;
 mod request;
+mod versions;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -28,8 +32,8 @@ use super::model::{FindOwner, Model};
 use multipart::Uploads;
 pub use request::Operation;
 
-/// Longest list of parts, in bytes.
-const PART_LIST_LEN_MAX: usize = 2 << 20;
+/// Longest list of parts or of keys, in bytes.
+const LIST_LEN_MAX: usize = 2 << 20;
 /// Longest lock document, and a little more: what is longer is refused by who reads it.
 const LOCK_LEN_MAX: usize = 32 << 10;
 
@@ -40,6 +44,8 @@ pub struct S3<B> {
     uploads: Uploads,
     /// The content of which a range was read last.
     last_read: Mutex<Option<(StateName, Version, Bytes)>>,
+    /// The answers to conditional writes, oldest first, by the ID that their client gave all of its attempts.
+    conditional: Mutex<VecDeque<(String, Answer)>>,
 }
 
 /// One request, let in and read to its end.
@@ -48,6 +54,8 @@ pub struct Call<'a> {
     pub head: &'a Parts,
     /// Its body.
     pub body: Vec<u8>,
+    /// What came after the body of the checksums that headers may hold.
+    pub trailers: Vec<(String, String)>,
     /// Whose process asks.
     pub find: FindOwner<'a>,
     /// The time now.
@@ -73,7 +81,8 @@ impl Operation {
     pub fn body_len_max(&self) -> usize {
         match self {
             Self::PutObject(_) | Self::UploadPart { .. } => STATE_LEN_MAX,
-            Self::CompleteMultipartUpload { .. } => PART_LIST_LEN_MAX,
+            Self::CompleteMultipartUpload { .. } | Self::DeleteObjects { .. } => LIST_LEN_MAX,
+            Self::CreateBucket => LOCK_LEN_MAX,
             Self::CreateLock(_) => LOCK_LEN_MAX,
             _ => 0,
         }
@@ -83,13 +92,20 @@ impl Operation {
 impl<B: Backend> S3<B> {
     /// The buckets of this model.
     pub fn new(model: Arc<Model<B>>, locks: Arc<Locks<B>>) -> Self {
-        Self { model, locks, uploads: Uploads::default(), last_read: Mutex::default() }
+        Self { model, locks, uploads: Uploads::default(), last_read: Mutex::default(), conditional: Mutex::default() }
     }
 
     /// Answers one request; blocks as long as the daemon does.
     pub fn answer(&self, operation: Operation, call: &mut Call<'_>) -> Answer {
         let result = unsupported(call).and_then(|()| match operation {
-            Operation::ListObjectsV2 { bucket, list } => self.list(call, &bucket, &list),
+            Operation::ListBuckets => self.buckets(call),
+            Operation::HeadBucket => Ok(Answer::empty(StatusCode::OK)),
+            Operation::CreateBucket => Err(bucket::created()),
+            Operation::GetBucketLocation => Ok(bucket::location()),
+            Operation::GetBucketVersioning => Ok(bucket::versioning()),
+            Operation::ListObjects { bucket, list, is_v2 } => self.list(call, &bucket, &list, is_v2),
+            Operation::ListObjectVersions { bucket, list, before } => self.versions(call, &bucket, &list, before),
+            Operation::DeleteObjects { bucket } => self.delete_many(call, &bucket),
             Operation::GetObject(place, at) => self.get(call, &place, at),
             Operation::HeadObject(place, at) => self.head(call, &place, at),
             Operation::PutObject(place) => self.put(call, &place),

@@ -19,7 +19,7 @@ use super::super::aws::xml::{self, Document};
 use super::super::backend::Backend;
 use super::super::random_hex;
 use super::request::PARTS_MAX;
-use super::{Call, S3, checksum, etag};
+use super::{Call, S3, checksum, etag, metadata};
 
 /// Uploads at once.
 const UPLOADS_MAX: usize = 64;
@@ -38,6 +38,7 @@ struct Part {
 struct Upload {
     place: Place,
     parts: BTreeMap<u32, Part>,
+    labels: BTreeMap<String, String>,
     touched: SystemTime,
 }
 
@@ -92,6 +93,7 @@ impl<B: Backend> S3<B> {
         let id = random_hex::<16>().map_err(|error| {
             Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", format!("no random numbers: {error}"))
         })?;
+        let labels = metadata::read(call)?;
         let mut memory = self.uploads.memory();
         memory.forget_idle(call.now);
         if memory.open.len() == UPLOADS_MAX {
@@ -101,7 +103,7 @@ impl<B: Backend> S3<B> {
         document.text("Bucket", &place.bucket);
         document.text("Key", &place.key);
         document.text("UploadId", &id);
-        memory.open.insert(id, Upload { place, parts: BTreeMap::new(), touched: call.now });
+        memory.open.insert(id, Upload { place, parts: BTreeMap::new(), labels, touched: call.now });
         Ok(Answer::of(StatusCode::OK, "application/xml", document.finish()))
     }
 
@@ -133,19 +135,20 @@ impl<B: Backend> S3<B> {
 
     pub(super) fn complete_upload(&self, call: &Call<'_>, place: &Place, id: &str) -> Result<Answer, Refusal> {
         let _joining = self.uploads.joining.lock().unwrap_or_else(PoisonError::into_inner);
-        let parts = {
+        let (parts, labels) = {
             let mut memory = self.uploads.memory();
             // Asked again after a lost answer.
             if let Some((_, answer)) = memory.completed.iter().find(|(known, _)| known == id) {
                 return Ok(answer.clone());
             }
-            chosen(memory.of(id, place)?, &call.body)?
+            let upload = memory.of(id, place)?;
+            (chosen(upload, &call.body)?, upload.labels.clone())
         };
         let mut body = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
         parts.iter().for_each(|part| body.extend_from_slice(part));
         checksum::check_joined(call, &body)?;
         let expect = self.expected(call, &place.state)?;
-        let written = self.write(call, &place.state, expect, body, BTreeMap::new())?;
+        let written = self.write(call, &place.state, expect, body, labels)?;
 
         let mut document = Document::new("CompleteMultipartUploadResult");
         document.text("Bucket", &place.bucket);
@@ -179,7 +182,7 @@ fn too_large() -> Refusal {
 }
 
 /// The parts that the client's list names, in its order.
-fn chosen(upload: &mut Upload, list: &[u8]) -> Result<Vec<Arc<Vec<u8>>>, Refusal> {
+fn chosen(upload: &Upload, list: &[u8]) -> Result<Vec<Arc<Vec<u8>>>, Refusal> {
     let bad = |code, what: &str| Refusal::new(StatusCode::BAD_REQUEST, code, what);
     let malformed = || bad("MalformedXML", "the body is no list of parts");
     let leaves = xml::leaves(list).ok_or_else(malformed)?;

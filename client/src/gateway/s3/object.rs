@@ -17,9 +17,13 @@ use super::super::aws::refusal::Refusal;
 use super::super::backend::Backend;
 use super::super::model::Write;
 use super::range::Range;
-use super::{Call, S3, checksum, condition, etag};
+use super::{Call, S3, checksum, condition, etag, metadata};
 
 const VERSION_ID: HeaderName = HeaderName::from_static("x-amz-version-id");
+/// What SDKs give all attempts of one request.
+const INVOCATION: &str = "amz-sdk-invocation-id";
+/// Answers to conditional writes that are given again.
+const GIVEN_MAX: usize = 256;
 const DELETE_MARKER: HeaderName = HeaderName::from_static("x-amz-delete-marker");
 
 impl<B: Backend> S3<B> {
@@ -91,8 +95,27 @@ impl<B: Backend> S3<B> {
     pub(super) fn put(&self, call: &mut Call<'_>, place: &Place) -> Result<Answer, Refusal> {
         let body = std::mem::take(&mut call.body);
         checksum::check(call, &body)?;
+        let labels = metadata::read(call)?;
+        let attempt = call.header(INVOCATION).filter(|_| condition::is_conditional(call)).map(str::to_owned);
+        if let Some(answer) = attempt.as_deref().and_then(|attempt| self.given(attempt)) {
+            return Ok(answer);
+        }
         let expect = self.expected(call, &place.state)?;
-        self.write(call, &place.state, expect, body, BTreeMap::new())
+        let answer = self.write(call, &place.state, expect, body, labels)?;
+        if let Some(attempt) = attempt {
+            let mut given = self.conditional.lock().unwrap_or_else(PoisonError::into_inner);
+            if given.len() == GIVEN_MAX {
+                given.pop_front();
+            }
+            given.push_back((attempt, answer.clone()));
+        }
+        Ok(answer)
+    }
+
+    /// What an earlier attempt of the same request was answered: it must not find in its way what it wrote itself.
+    fn given(&self, attempt: &str) -> Option<Answer> {
+        let given = self.conditional.lock().unwrap_or_else(PoisonError::into_inner);
+        given.iter().find(|(known, _)| known == attempt).map(|(_, answer)| answer.clone())
     }
 
     /// Writes a whole content.
@@ -145,7 +168,7 @@ fn facts(version: &VersionInfo, content: &ContentInfo) -> Answer {
         .with(VERSION_ID, version.version.to_string());
     answer.headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     answer.headers.insert(CONTENT_TYPE, HeaderValue::from_static("binary/octet-stream"));
-    answer
+    metadata::told(answer, version)
 }
 
 /// The content of a version that has one.

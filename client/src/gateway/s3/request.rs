@@ -14,12 +14,38 @@ const LOCK_SUFFIX: &str = ".tflock";
 /// An operation, by S3's own names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
+    /// Which buckets have objects.
+    ListBuckets,
+    /// Whether there is a bucket.
+    HeadBucket,
+    /// A new bucket.
+    CreateBucket,
+    /// Where a bucket is.
+    GetBucketLocation,
+    /// Whether it keeps versions.
+    GetBucketVersioning,
     /// Which objects there are.
-    ListObjectsV2 {
+    ListObjects {
         /// In this bucket.
         bucket: String,
         /// Which of them.
         list: List,
+        /// Whether it is `ListObjectsV2`.
+        is_v2: bool,
+    },
+    /// Which versions of objects there are.
+    ListObjectVersions {
+        /// In this bucket.
+        bucket: String,
+        /// Of which objects.
+        list: List,
+        /// Versions of the first of them older than this.
+        before: Option<Version>,
+    },
+    /// Many removals.
+    DeleteObjects {
+        /// In this bucket.
+        bucket: String,
     },
     /// One object's content.
     GetObject(Place, Selector),
@@ -77,6 +103,8 @@ pub struct List {
     pub start_after: Option<String>,
     /// The token of the page before.
     pub token: Option<String>,
+    /// Whether `after` is the last row of the page before, as it is in the older list.
+    pub is_marked: bool,
 }
 
 /// Most rows of one page.
@@ -129,7 +157,10 @@ impl Operation {
         let mut query = Query::read(head.uri.query().unwrap_or_default())?;
         let (bucket, key) = path.split_once('/').unwrap_or((&path, ""));
         let operation = if bucket.is_empty() {
-            return Err(Refusal::not_implemented(format_args!("{} of all buckets", head.method)));
+            if head.method != Method::GET {
+                return Err(Refusal::not_implemented(format_args!("{} of all buckets", head.method)));
+            }
+            Self::ListBuckets
         } else if key.is_empty() {
             check_bucket(bucket).map_err(of_place)?;
             Self::of_bucket(head, bucket, &mut query)?
@@ -141,17 +172,34 @@ impl Operation {
     }
 
     fn of_bucket(head: &Parts, bucket: &str, query: &mut Query) -> Result<Self, Refusal> {
-        if head.method == Method::GET && query.take("list-type").as_deref() == Some("2") {
-            let list = List::read(query)?;
-            return Ok(Self::ListObjectsV2 { bucket: bucket.to_owned(), list });
+        let bucket = bucket.to_owned();
+        match head.method.as_str() {
+            "HEAD" => Ok(Self::HeadBucket),
+            "PUT" => Ok(Self::CreateBucket),
+            "POST" if query.take("delete").is_some() => Ok(Self::DeleteObjects { bucket }),
+            "GET" if query.take("location").is_some() => Ok(Self::GetBucketLocation),
+            "GET" if query.take("versioning").is_some() => Ok(Self::GetBucketVersioning),
+            "GET" if query.take("versions").is_some() => {
+                let before = query.take("version-id-marker").filter(|marker| !marker.is_empty());
+                let before = before.map(|marker| version(&marker)).transpose()?;
+                Ok(Self::ListObjectVersions { bucket, list: List::read(query, "key-marker")?, before })
+            }
+            "GET" => match query.take("list-type").as_deref() {
+                Some("2") => Ok(Self::ListObjects { bucket, list: List::read(query, "start-after")?, is_v2: true }),
+                None => Ok(Self::ListObjects { bucket, list: List::read(query, "marker")?, is_v2: false }),
+                Some(_) => Err(Refusal::not_implemented("lists of this type")),
+            },
+            method => Err(Refusal::not_implemented(format_args!("{method} of a bucket"))),
         }
-        let what = query.0.first().map(|(name, _)| format!(" with the parameter {name:?}")).unwrap_or_default();
-        Err(Refusal::not_implemented(format_args!("{} of a bucket{what}", head.method)))
+    }
+
+    /// What an object locks whose key is a lock's.
+    pub fn locked_by(place: &Place) -> Option<Place> {
+        place.key.strip_suffix(LOCK_SUFFIX).and_then(|key| Place::new(&place.bucket, key).ok())
     }
 
     fn of_object(head: &Parts, place: Place, query: &mut Query) -> Result<Self, Refusal> {
-        let lock = place.key.strip_suffix(LOCK_SUFFIX).and_then(|key| Place::new(&place.bucket, key).ok());
-        if let Some(locked) = lock {
+        if let Some(locked) = Self::locked_by(&place) {
             return match head.method {
                 Method::GET | Method::HEAD => Ok(Self::ReadLock(locked)),
                 Method::PUT => Ok(Self::CreateLock(locked)),
@@ -165,9 +213,7 @@ impl Operation {
         let upload = query.take("uploadId");
         let at = |query: &mut Query| match query.take("versionId") {
             None => Ok(Selector::Newest),
-            Some(id) => id.parse().map(|n| Selector::Version(Version(n))).map_err(|_| {
-                Refusal::new(StatusCode::BAD_REQUEST, "InvalidArgument", "a version ID here is a version's number")
-            }),
+            Some(id) => version(&id).map(Selector::Version),
         };
         match (head.method.as_str(), upload) {
             ("GET", None) => Ok(Self::GetObject(place, at(query)?)),
@@ -189,8 +235,15 @@ impl Operation {
     }
 }
 
+/// A version's ID is its number.
+fn version(id: &str) -> Result<Version, Refusal> {
+    let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "InvalidArgument", "a version ID here is a version's number");
+    id.parse().map(Version).map_err(bad)
+}
+
 impl List {
-    fn read(query: &mut Query) -> Result<Self, Refusal> {
+    /// Reads the parameters; the one of this name says after which key.
+    fn read(query: &mut Query, after_name: &str) -> Result<Self, Refusal> {
         let bad = |what: &str| Refusal::new(StatusCode::BAD_REQUEST, "InvalidArgument", what);
         let max = match query.take("max-keys") {
             None => ROWS_MAX,
@@ -201,7 +254,7 @@ impl List {
             Some("url") => true,
             Some(_) => return Err(bad("encoding-type is url")),
         };
-        let start_after = query.take("start-after");
+        let start_after = query.take(after_name);
         let token = query.take("continuation-token");
         let after = match &token {
             None => start_after.clone().unwrap_or_default(),
@@ -220,11 +273,13 @@ impl List {
             encoded,
             start_after,
             token,
+            is_marked: after_name == "marker",
         })
     }
 }
 
-fn of_place(error: PlaceError) -> Refusal {
+/// Why a place is none.
+pub(super) fn of_place(error: PlaceError) -> Refusal {
     let code = match error {
         PlaceError::Bucket => "InvalidBucketName",
         PlaceError::Key => "KeyTooLongError",
@@ -264,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_list_says_which() {
-        let Ok(Operation::ListObjectsV2 { bucket, list }) =
+        let Ok(Operation::ListObjects { bucket, list, is_v2: true }) =
             read("GET", "/bucket/?list-type=2&max-keys=5000&prefix=env%3A%2F&delimiter=%2F&encoding-type=url")
         else {
             panic!("it is a list");
@@ -283,7 +338,7 @@ mod tests {
             ("PUT", "/bucket/k?tagging"),
             ("GET", "/bucket/k?response-content-type=x"),
             ("PATCH", "/bucket/k"),
-            ("GET", "/"),
+            ("PUT", "/"),
             ("DELETE", "/bucket"),
         ] {
             assert_eq!(read(method, uri), Err("NotImplemented"), "{method} {uri}");

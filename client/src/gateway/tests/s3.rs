@@ -237,6 +237,122 @@ fn a_content_comes_in_parts() {
 }
 
 #[test]
+fn buckets_are_there() {
+    let rig = Rig::start();
+    for key in ["b-1/x", "bucket/a", "bucket/b", "bucket0/c", "other-bucket/d"] {
+        s3(&rig, "PUT", &format!("/{key}"), b"1");
+    }
+    rig.ask("POST", "/v1/state/no", "1");
+    let buckets = s3(&rig, "GET", "/", b"");
+    let names: Vec<_> = buckets.text().split("<Name>").skip(1).map(|rest| rest.split_once('<').unwrap().0).collect();
+    assert_eq!(names, ["b-1", "bucket", "bucket0", "other-bucket"]);
+    assert_eq!(s3(&rig, "HEAD", "/any-bucket", b"").status, 200);
+    assert_eq!(code(&s3(&rig, "PUT", "/any-bucket", b"")), (409, "BucketAlreadyOwnedByYou"));
+    assert_eq!(s3(&rig, "GET", "/bucket?versioning", b"").element("Status"), Some("Enabled"));
+    assert_eq!(s3(&rig, "GET", "/bucket?location", b"").status, 200);
+}
+
+#[test]
+fn the_older_list_goes_on_after_its_marker() {
+    let rig = Rig::start();
+    for key in ["a", "b/1", "b/2", "c"] {
+        s3(&rig, "PUT", &format!("/bucket/{key}"), b"1");
+    }
+    let first = s3(&rig, "GET", "/bucket?delimiter=%2F&max-keys=2", b"");
+    assert_eq!(listed(&first), (vec!["a"], vec!["b/"]));
+    assert_eq!(first.element("NextMarker"), Some("b/"));
+    assert_eq!(listed(&s3(&rig, "GET", "/bucket?delimiter=%2F&marker=b%2F", b"")), (vec!["c"], vec![]));
+}
+
+#[test]
+fn versions_are_listed_the_newest_first() {
+    let rig = Rig::start();
+    for body in ["1", "2", "3", "4", "5"] {
+        s3(&rig, "PUT", OBJECT, body.as_bytes());
+    }
+    s3(&rig, "PUT", "/bucket/b", b"1");
+    let ids = |reply: &Reply| {
+        let text = reply.text().to_owned();
+        let row = |rest: &str| (rest.split_once('<').unwrap().0.to_owned(), rest.contains("<IsLatest>true"));
+        text.split("<VersionId>").skip(1).map(row).collect::<Vec<_>>()
+    };
+    let list = |query: &str| s3(&rig, "GET", &format!("/bucket?versions{query}"), b"");
+    let all = list("");
+    let expected = [("5", true), ("4", false), ("3", false), ("2", false), ("1", false), ("1", true)];
+    assert_eq!(ids(&all), expected.map(|(id, is_latest)| (id.to_owned(), is_latest)));
+    let page = list("&max-keys=2");
+    assert_eq!((page.element("NextKeyMarker"), page.element("NextVersionIdMarker")), (Some("a/state"), Some("4")));
+    let rest = list("&key-marker=a%2Fstate&version-id-marker=4");
+    assert_eq!(ids(&rest).iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["3", "2", "1", "1"]);
+
+    s3(&rig, "DELETE", OBJECT, b"");
+    assert_eq!(ids(&list("")).len(), 1, "what is removed is not looked for");
+    let removed = list("&prefix=a%2Fstate");
+    assert_eq!((ids(&removed).len(), removed.text().contains("<DeleteMarker>")), (6, true), "but found by its key");
+}
+
+#[test]
+fn many_are_removed_at_once() {
+    let rig = Rig::start();
+    for key in ["a", "b&c", "kept"] {
+        s3(&rig, "PUT", &format!("/bucket/{}", key.replace('&', "%26")), b"1");
+    }
+    rig.fake.hold(A, "bucket/kept");
+    let list = "<Delete><Object><Key>a</Key></Object><Object><Key>b&amp;c</Key></Object><Object><Key>kept</Key></Object><Object><Key>a</Key><VersionId>1</VersionId></Object></Delete>";
+    let done = s3(&rig, "POST", "/bucket?delete=", list.as_bytes());
+    assert_eq!((done.status, done.text().matches("<Deleted>").count()), (200, 2), "{}", done.text());
+    assert!(
+        done.text().contains("<Code>OperationAborted</Code>") && done.text().contains("<Code>NotImplemented</Code>")
+    );
+    assert_eq!(listed(&s3(&rig, "GET", "/bucket?list-type=2", b"")).0, ["kept"]);
+    assert_eq!(code(&s3(&rig, "POST", "/bucket?delete", b"<Delete/>")), (400, "MalformedXML"));
+}
+
+#[test]
+fn what_is_said_of_a_content_is_kept_with_it() {
+    let rig = Rig::start();
+    let put =
+        |name, value: &str| Ask::s3("PUT", OBJECT, b"1").with("content-type", "text/x").with(name, value).send(&rig);
+    assert_eq!(put("x-amz-meta-mtime", "1700000000.5").status, 200);
+    let head = s3(&rig, "HEAD", OBJECT, b"");
+    assert_eq!((head.header("x-amz-meta-mtime"), head.header("content-type")), (Some("1700000000.5"), Some("text/x")));
+    assert_eq!(code(&put("x-amz-meta-long", &"x".repeat(257))), (400, "MetadataTooLarge"));
+}
+
+#[test]
+fn a_conditional_write_is_answered_again() {
+    let rig = Rig::start();
+    let put = |attempt: &str| {
+        let ask = Ask::s3("PUT", OBJECT, b"1").with("if-none-match", "*");
+        ask.with("amz-sdk-invocation-id", attempt).send(&rig)
+    };
+    assert_eq!(put("a").status, 200);
+    assert_eq!(put("a").status, 200, "the answer was lost");
+    assert_eq!(code(&put("b")), (412, "PreconditionFailed"), "another client with the same content");
+}
+
+#[test]
+fn a_body_comes_in_pieces() {
+    let rig = Rig::start();
+    let put = |body: &[u8]| {
+        let ask = Ask { hash: Some("STREAMING-UNSIGNED-PAYLOAD-TRAILER"), ..Ask::s3("PUT", OBJECT, body) };
+        ask.with("x-amz-decoded-content-length", "9").with("content-encoding", "aws-chunked").send(&rig)
+    };
+    let right = b"4\r\n1234\r\n5\r\n56789\r\n0\r\nx-amz-checksum-crc32:y/Q5Jg==\r\n\r\n";
+    assert_eq!(put(right).status, 200);
+    assert_eq!(rig.fake.contents(STATE), [Some(b"123456789".to_vec())]);
+    let wrong = String::from_utf8(right.to_vec()).unwrap().replace("y/Q5", "y/Q6");
+    assert_eq!(code(&put(wrong.as_bytes())), (400, "BadDigest"));
+    assert_eq!(code(&put(&right[..20])), (400, "IncompleteBody"));
+    let signed = Ask {
+        hash: Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD"),
+        ..Ask::s3("PUT", OBJECT, b"1;chunk-signature=00\r\nx\r\n")
+    };
+    assert_eq!(code(&signed.send(&rig)), (403, "SignatureDoesNotMatch"));
+    assert_eq!(rig.fake.contents(STATE).len(), 1);
+}
+
+#[test]
 fn uploads_are_bounded() {
     let rig = Rig::start();
     let begin = || s3(&rig, "POST", &format!("{OBJECT}?uploads="), b"");
