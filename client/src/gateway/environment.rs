@@ -62,6 +62,12 @@ pub const AWS_CONFLICTS: [&str; 13] = [
 /// The region that AWS clients believe to be in where the user has none: any will do, and some insist on one.
 pub const AWS_REGION: &str = "us-east-1";
 
+/// The user's region, or any.
+pub fn region() -> String {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION")).unwrap_or_else(|| AWS_REGION.to_owned())
+}
+
 /// What AWS clients need: one endpoint for all services, and the run's keys.
 pub fn for_aws(gateway: &str, keys: &Credential) -> Vec<(&'static str, String)> {
     vec![

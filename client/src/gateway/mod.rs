@@ -25,6 +25,7 @@ mod percent;
 pub mod process;
 mod proxy;
 mod s3;
+pub mod scope;
 pub mod server;
 pub mod standing;
 mod sts;

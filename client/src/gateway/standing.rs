@@ -12,10 +12,12 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Credential;
+use super::aws::Aws;
 use super::body::Memory;
 use super::daemon::{self, Daemon};
 use super::guard::Guard;
 use super::model::{Model, Report};
+use super::scope::{Scope, Scoped};
 use super::server::{Address, Gateway, Listener, States};
 use super::terraform::Terraform;
 use super::work::Work;
@@ -27,12 +29,14 @@ pub struct Standing {
     pub options: ConnectOptions,
     /// Where it listens.
     pub address: Address,
-    /// Which states it serves.
-    pub states: States,
+    /// What its clients may do.
+    pub scope: Scope,
     /// A lock of the user's that covers all that goes through it.
     pub under: Option<LockId>,
-    /// Lets clients in.
-    pub credential: Credential,
+    /// Lets clients of the `http` backend in, where it speaks that.
+    pub credential: Option<Credential>,
+    /// Lets clients of AWS in, where it speaks that.
+    pub keys: Option<Credential>,
     /// Told what users of the gateway should know.
     pub report: Report,
 }
@@ -59,18 +63,20 @@ impl Standing {
             let hosts = listener.hosts().map_err(failed)?;
             ready(&Bound { host: hosts.first().cloned().unwrap_or_default() })?;
             let model = Arc::new(Model {
-                backend: daemon,
+                backend: Arc::new(Scoped::new(daemon, self.scope, Arc::clone(&self.report))),
                 work: Arc::clone(&work),
                 under: self.under,
                 labels: Default::default(),
                 program: "terraform".to_owned(),
                 report: self.report,
             });
+            let states = if self.credential.is_some() { States::All } else { States::None };
+            let nobodys = Credential::draw().map_err(failed)?;
             let gateway = Arc::new(Gateway {
-                guard: Guard::new(hosts, self.credential),
-                states: self.states,
+                guard: Guard::new(hosts, self.credential.unwrap_or(nobodys)),
+                states,
                 terraform: Terraform { model: Arc::clone(&model) },
-                aws: None,
+                aws: self.keys.map(|keys| Aws::new(Arc::clone(&model), keys)),
                 proxy: None,
                 model,
                 memory: Memory::new(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustix::process::Signal;
 use stated_tests::{Call, Host, Running, read, root, tool};
 
-use super::project::{BACKEND, Project, STATE, host, resources, the_lock};
+use super::project::{BACKEND, Project, S3_BACKEND, STATE, host, resources, the_lock, told};
 
 /// A running `statectl gateway`, and what it tells its clients to set.
 struct Standing {
@@ -29,10 +29,12 @@ impl Standing {
         self.variables.iter().fold(call, |call, (name, value)| call.env(name, value))
     }
 
-    fn stop(self) {
+    /// Ends it; what it said meanwhile.
+    fn stop(self) -> String {
         self.running.signal(Signal::TERM);
-        self.running.finish().ok();
+        let said = self.running.finish().ok().stderr;
         assert!(!self.file.exists(), "its variables are of no use any more");
+        said
     }
 }
 
@@ -97,6 +99,64 @@ output "found" { value = data.terraform_remote_state.source.outputs.word }
     // That of one run serves no state but the run's own.
     let script = r#"terraform plan -no-color -var="address=${TF_HTTP_ADDRESS%/example/reader}/example/net%20work""#;
     reader.exec(&["sh", "-c", script]).run().code(1);
+}
+
+#[test]
+fn a_standing_gateway_speaks_s3_for_the_states_in_its_scope() {
+    let Some(host) = host() else { return };
+    let standing = Standing::start(&host, &["--protocol", "s3", "--state", "my-terraform-state-bucket/**"]);
+    assert!(!standing.variables.contains_key("TF_HTTP_USERNAME"), "it is not led where nobody serves");
+    let project = Project::bare_s3(&host, "d");
+    project.write("main.tf", &format!("{S3_BACKEND}{}", resources()));
+    let terraform =
+        |project: &Project<'_>, args: &[&str]| standing.given(project.terraform_alone(args.iter().copied()));
+    let apply = |word: &str| terraform(&project, &["apply", "-auto-approve", &format!("-var=word={word}")]);
+    terraform(&project, &["init"]).run().ok();
+    apply("one").run().ok();
+    let slow = project.at_gate(apply("two"));
+    assert_eq!(the_lock(&host)["process"], slow.terraform.pid());
+    let refused = apply("three").run().code(1);
+    assert!(told(&refused).contains("state lock"), "{}", refused.stderr);
+    slow.finish().ok();
+    assert_eq!(terraform(&project, &["output", "-raw", "word"]).run().ok().text(), "two");
+    assert_eq!(project.log().len(), 2);
+
+    let other = Project::bare(&host, "other", "another-bucket/terraform/state.tfstate");
+    other.write("main.tf", &S3_BACKEND.replace("my-terraform-state-bucket", "another-bucket"));
+    terraform(&other, &["init"]).run().code(1);
+    let said = standing.stop();
+    let refused = "refused: another-bucket/terraform/state.tfstate is none of this gateway's states";
+    assert_eq!(said.matches(refused).count(), 1, "few clients show why: {said}");
+}
+
+#[test]
+fn who_may_read_only_neither_locks_nor_writes() {
+    let Some(host) = host() else { return };
+    let project = Project::s3(&host, "d", S3_BACKEND);
+    project.apply("one").run().ok();
+    let by_http = Project::new(&host, "by-http");
+    by_http.apply("one").run().ok();
+
+    let standing = Standing::start(&host, &["--protocol", "http,s3", "--allow", "read"]);
+    let terraform = |args: &[&str]| standing.given(project.terraform_alone(args.iter().copied()));
+    terraform(&["init", "-reconfigure"]).run().ok();
+    assert_eq!(terraform(&["output", "-raw", "word"]).run().ok().text(), "one");
+    let locked = terraform(&["apply", "-auto-approve", "-var=word=two"]).run().code(1);
+    assert!(told(&locked).contains("lets nobody lock states"), "{}", locked.stderr);
+    let written = terraform(&["apply", "-auto-approve", "-lock=false", "-var=word=two"]).run().code(1);
+    assert!(told(&written).contains("lets nobody write states"), "{}", written.stderr);
+    assert_eq!(project.log().len(), 1);
+
+    let url = format!("{}/{}", standing.variables["STATED_GATEWAY"], STATE.replace(' ', "%20"));
+    let by_http = |args: &[&str]| {
+        let call = standing.given(by_http.terraform_alone(args.iter().copied()));
+        ["", "LOCK_", "UNLOCK_"].into_iter().fold(call, |call, kind| call.env(&format!("TF_HTTP_{kind}ADDRESS"), &url))
+    };
+    assert_eq!(by_http(&["output", "-raw", "word"]).run().ok().text(), "one");
+    by_http(&["apply", "-auto-approve", "-var=word=two"]).run().code(1);
+    by_http(&["apply", "-auto-approve", "-lock=false", "-var=word=two"]).run().code(1);
+    assert_eq!(host.statectl(["log", STATE, "--json"]).run().ok().objects().len(), 1);
+    standing.stop();
 }
 
 #[test]

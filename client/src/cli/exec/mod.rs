@@ -22,7 +22,8 @@ use crate::gateway::process::GatewayProcess;
 use crate::gateway::{Credential, DIRECTORY_LABEL, directory_label, environment};
 use crate::held_back::HeldBack;
 use crate::printable::printable;
-use route::{Protocol, Route, Surroundings};
+pub(super) use route::Protocol;
+use route::{Route, Surroundings};
 
 /// Run a command whose Terraform keeps its state here
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::gateway::{Credential, Place, environment};
 
 /// The protocol that the command's backend speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Protocol {
+pub(in crate::cli) enum Protocol {
     /// Terraform's http backend.
     Http,
     /// S3, with locks in DynamoDB or in files.
