@@ -129,7 +129,9 @@ s3.delete_objects(Bucket="bucket-1", Delete={"Objects": [{"Key": "v"}, {"Key": "
 assert "Contents" not in s3.list_objects_v2(Bucket="bucket-1")
 kinds = s3.list_object_versions(Bucket="bucket-1", Prefix="v")
 assert [row["VersionId"] for row in kinds["DeleteMarkers"] + kinds["Versions"]] == ["3", "2", "1"], kinds
-for ask in [lambda: s3.get_bucket_acl(Bucket="bucket-1"), lambda: s3.copy_object(Bucket="bucket-1", Key="w", CopySource="bucket-1/v")]:
+s3.copy_object(Bucket="bucket-1", Key="v", CopySource={"Bucket": "bucket-1", "Key": "v", "VersionId": "1"})
+assert s3.get_object(Bucket="bucket-1", Key="v")["Body"].read() == b"1"
+for ask in [lambda: s3.get_bucket_acl(Bucket="bucket-1"), lambda: s3.list_multipart_uploads(Bucket="bucket-1")]:
     try:
         ask()
         raise SystemExit("it was not refused")

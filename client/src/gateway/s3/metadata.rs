@@ -35,13 +35,17 @@ fn too_large() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "MetadataTooLarge", message)
 }
 
+/// What was said of a version.
+pub fn of(version: &VersionInfo) -> BTreeMap<String, String> {
+    let is_said = |name: &str| name.starts_with(PREFIX) || name == CONTENT_TYPE.as_str();
+    let said = version.labels.iter().filter(|(name, _)| is_said(name));
+    said.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
 /// Adds what was said of the version.
-pub fn told(mut answer: Answer, version: &VersionInfo) -> Answer {
-    for (name, value) in &version.labels {
-        let is_said = name.starts_with(PREFIX) || *name == CONTENT_TYPE.as_str();
-        if let (true, Ok(name)) = (is_said, HeaderName::try_from(name)) {
-            answer = answer.with(name, value);
-        }
-    }
-    answer
+pub fn told(answer: Answer, version: &VersionInfo) -> Answer {
+    of(version).into_iter().fold(answer, |answer, (name, value)| match HeaderName::try_from(name) {
+        Ok(name) => answer.with(name, &value),
+        Err(_) => answer,
+    })
 }

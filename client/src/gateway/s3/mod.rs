@@ -5,6 +5,7 @@
 mod bucket;
 mod checksum;
 mod condition;
+mod copy;
 mod list;
 mod lock_file;
 mod metadata;
@@ -109,6 +110,7 @@ impl<B: Backend> S3<B> {
             Operation::GetObject(place, at) => self.get(call, &place, at),
             Operation::HeadObject(place, at) => self.head(call, &place, at),
             Operation::PutObject(place) => self.put(call, &place),
+            Operation::CopyObject { place, from, at } => self.copy(call, &place, &from, &at),
             Operation::DeleteObject(place) => self.delete(call, &place),
             Operation::CreateMultipartUpload(place) => self.create_upload(call, place),
             Operation::UploadPart { place, upload, number } => self.upload_part(call, &place, &upload, number),

@@ -172,7 +172,7 @@ fn facts(version: &VersionInfo, content: &ContentInfo) -> Answer {
 }
 
 /// The content of a version that has one.
-fn present<'v>(version: &'v VersionInfo, place: &Place, at: &Selector) -> Result<&'v ContentInfo, Refusal> {
+pub(super) fn present<'v>(version: &'v VersionInfo, place: &Place, at: &Selector) -> Result<&'v ContentInfo, Refusal> {
     version.content.as_ref().ok_or_else(|| match at {
         Selector::Newest => Refusal::new(StatusCode::NOT_FOUND, "NoSuchKey", format!("{} was removed", place.state)),
         _ => Refusal::new(
@@ -183,7 +183,7 @@ fn present<'v>(version: &'v VersionInfo, place: &Place, at: &Selector) -> Result
     })
 }
 
-fn missing(call: &Call<'_>, place: &Place, at: &Selector, failure: &Failure) -> Refusal {
+pub(super) fn missing(call: &Call<'_>, place: &Place, at: &Selector, failure: &Failure) -> Refusal {
     let mut refusal = call.failed(failure);
     if failure.kind == FailureKind::NotFound && *at != Selector::Newest {
         refusal.code = "NoSuchVersion";

@@ -7,6 +7,7 @@ use stated_shared::{Selector, Version};
 use super::super::aws::place::{Place, PlaceError, check_bucket};
 use super::super::aws::refusal::Refusal;
 use super::super::percent;
+use super::copy;
 
 /// What a key ends in that is a lock.
 const LOCK_SUFFIX: &str = ".tflock";
@@ -53,6 +54,15 @@ pub enum Operation {
     HeadObject(Place, Selector),
     /// A new content.
     PutObject(Place),
+    /// A content from elsewhere, or from before.
+    CopyObject {
+        /// Of this object.
+        place: Place,
+        /// From this one.
+        from: Place,
+        /// Which version of that.
+        at: Selector,
+    },
     /// A removal.
     DeleteObject(Place),
     /// The first step of a content in parts.
@@ -207,9 +217,7 @@ impl Operation {
                 _ => Err(Refusal::not_implemented(format_args!("{} of a key that ends in {LOCK_SUFFIX}", head.method))),
             };
         }
-        if head.headers.contains_key("x-amz-copy-source") {
-            return Err(Refusal::not_implemented("CopyObject"));
-        }
+        let source = copy::source(&head.headers)?;
         let upload = query.take("uploadId");
         let at = |query: &mut Query| match query.take("versionId") {
             None => Ok(Selector::Newest),
@@ -218,7 +226,11 @@ impl Operation {
         match (head.method.as_str(), upload) {
             ("GET", None) => Ok(Self::GetObject(place, at(query)?)),
             ("HEAD", None) => Ok(Self::HeadObject(place, at(query)?)),
-            ("PUT", None) if !query.has("partNumber") => Ok(Self::PutObject(place)),
+            ("PUT", None) if !query.has("partNumber") => Ok(match source {
+                Some((from, at)) => Self::CopyObject { place, from, at },
+                None => Self::PutObject(place),
+            }),
+            ("PUT", Some(_)) if source.is_some() => Err(Refusal::not_implemented("UploadPartCopy")),
             ("PUT", Some(upload)) => {
                 let number = query.take("partNumber").and_then(|number| number.parse().ok());
                 let number = number.filter(|number| (1..=PARTS_MAX).contains(number)).ok_or_else(|| {
@@ -236,7 +248,7 @@ impl Operation {
 }
 
 /// A version's ID is its number.
-fn version(id: &str) -> Result<Version, Refusal> {
+pub(super) fn version(id: &str) -> Result<Version, Refusal> {
     let bad = |_| Refusal::new(StatusCode::BAD_REQUEST, "InvalidArgument", "a version ID here is a version's number");
     id.parse().map(Version).map_err(bad)
 }

@@ -1,5 +1,7 @@
 //! What each request of S3 does, and what it is answered with.
 
+use std::collections::BTreeSet;
+
 use stated_shared::FailureKind;
 
 use super::aws::{A, Ask, OBJECT, STATE};
@@ -117,7 +119,6 @@ fn encryption_is_accepted_where_it_is_the_stores_own() {
         ("x-amz-server-side-encryption-customer-algorithm", "AES256"),
         ("x-amz-object-lock-mode", "GOVERNANCE"),
         ("x-amz-tagging", "a=b"),
-        ("x-amz-copy-source", "/bucket/other"),
     ] {
         assert_eq!(code(&put(name, value)), (501, "NotImplemented"), "{name}");
     }
@@ -350,6 +351,107 @@ fn a_body_comes_in_pieces() {
     };
     assert_eq!(code(&signed.send(&rig)), (403, "SignatureDoesNotMatch"));
     assert_eq!(rig.fake.contents(STATE).len(), 1);
+}
+
+#[test]
+fn a_content_is_copied_also_from_before() {
+    let rig = Rig::start();
+    let put = |body| Ask::s3("PUT", OBJECT, body).with("x-amz-meta-who", "me").send(&rig);
+    put(b"one");
+    put(b"two");
+    let copy = |target, source| Ask::s3("PUT", target, b"").with("x-amz-copy-source", source);
+    let back = copy(OBJECT, "bucket/a/state?versionId=1").send(&rig);
+    assert_eq!((back.status, back.header("x-amz-version-id")), (200, Some("3")), "{}", back.text());
+    assert_eq!(back.header("x-amz-copy-source-version-id"), Some("1"));
+    let tag = s3(&rig, "HEAD", OBJECT, b"").header("etag").unwrap().replace('"', "&quot;");
+    assert!(back.text().contains("CopyObjectResult") && back.text().contains(&tag), "{}", back.text());
+    assert_eq!(rig.fake.contents(STATE).last().unwrap(), &Some(b"one".to_vec()));
+
+    assert_eq!(copy("/bucket/b%20c", "/bucket/a%2Fstate").send(&rig).status, 200);
+    let copied = s3(&rig, "GET", "/bucket/b%20c", b"");
+    assert_eq!((copied.text(), copied.header("x-amz-meta-who")), ("one", Some("me")));
+    let other = copy("/bucket/d", "/bucket/b%20c").with("x-amz-metadata-directive", "REPLACE").send(&rig);
+    assert_eq!(other.status, 200);
+    assert_eq!(s3(&rig, "HEAD", "/bucket/d", b"").header("x-amz-meta-who"), None);
+
+    assert_eq!(code(&copy(OBJECT, "/bucket/none").send(&rig)), (404, "NoSuchKey"));
+    assert_eq!(code(&copy(OBJECT, "bucket").send(&rig)), (400, "InvalidArgument"));
+    let on_condition = copy(OBJECT, "/bucket/d").with("x-amz-copy-source-if-match", "x");
+    assert_eq!(code(&on_condition.send(&rig)), (501, "NotImplemented"));
+    rig.fake.hold(A, STATE);
+    assert_eq!(code(&copy(OBJECT, "/bucket/d?versionId=1").send(&rig)), (409, "OperationAborted"));
+}
+
+/// The operations of a service by the page's table.
+fn told(service: &str) -> BTreeSet<String> {
+    let page = include_str!("../../../../docs/gateway.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix(&format!("| {service} | "))?.split_once(" | "));
+    let names = rows.flat_map(|(names, _)| names.split(", ").map(|name| name.trim_matches('`').to_owned()));
+    names.collect()
+}
+
+#[test]
+fn the_table_of_operations_is_true() {
+    let does = [
+        ("ListBuckets", "GET", "/", ""),
+        ("HeadBucket", "HEAD", "/bucket", ""),
+        ("CreateBucket", "PUT", "/bucket", ""),
+        ("GetBucketLocation", "GET", "/bucket?location", ""),
+        ("GetBucketVersioning", "GET", "/bucket?versioning", ""),
+        ("ListObjects", "GET", "/bucket", ""),
+        ("ListObjectsV2", "GET", "/bucket?list-type=2", ""),
+        ("ListObjectVersions", "GET", "/bucket?versions", ""),
+        ("DeleteObjects", "POST", "/bucket?delete", "<Delete><Object><Key>k</Key></Object></Delete>"),
+        ("PutObject", "PUT", "/bucket/k", "1"),
+        ("GetObject", "GET", "/bucket/k", ""),
+        ("HeadObject", "HEAD", "/bucket/k", ""),
+        ("CopyObject", "PUT", "/bucket/copy", ""),
+        ("DeleteObject", "DELETE", "/bucket/k", ""),
+        ("CreateMultipartUpload", "POST", "/bucket/k?uploads", ""),
+        ("UploadPart", "PUT", "/bucket/k?partNumber=1&uploadId=none", "1"),
+        ("CompleteMultipartUpload", "POST", "/bucket/k?uploadId=none", "<CompleteMultipartUpload/>"),
+        ("AbortMultipartUpload", "DELETE", "/bucket/k?uploadId=none", ""),
+    ];
+    assert_eq!(told("S3"), does.iter().map(|(name, ..)| (*name).to_owned()).collect());
+    let rig = Rig::start();
+    for (name, method, target, body) in does {
+        let ask = Ask::s3(method, target, body.as_bytes());
+        let ask = if name == "CopyObject" { ask.with("x-amz-copy-source", "/bucket/k") } else { ask };
+        let reply = ask.send(&rig);
+        assert_ne!(reply.status, 501, "{name}: {}", reply.text());
+    }
+    for (name, method, target) in [
+        ("DeleteBucket", "DELETE", "/bucket"),
+        ("GetBucketAcl", "GET", "/bucket?acl"),
+        ("GetBucketPolicy", "GET", "/bucket?policy"),
+        ("PutBucketVersioning", "PUT", "/bucket?versioning"),
+        ("PutBucketEncryption", "PUT", "/bucket?encryption"),
+        ("ListMultipartUploads", "GET", "/bucket?uploads"),
+        ("ListParts", "GET", "/bucket/k?uploadId=none"),
+        ("UploadPartCopy", "PUT", "/bucket/k?partNumber=1&uploadId=none"),
+        ("GetObjectAcl", "GET", "/bucket/k?acl"),
+        ("PutObjectTagging", "PUT", "/bucket/k?tagging"),
+        ("GetObjectAttributes", "GET", "/bucket/k?attributes"),
+        ("SelectObjectContent", "POST", "/bucket/k?select&select-type=2"),
+        ("RestoreObject", "POST", "/bucket/k?restore"),
+        ("DeleteObject of a version", "DELETE", "/bucket/k?versionId=1"),
+    ] {
+        let ask = Ask::s3(method, target, b"");
+        let ask = if name == "UploadPartCopy" { ask.with("x-amz-copy-source", "/bucket/k") } else { ask };
+        assert_eq!(code(&ask.send(&rig)), (501, "NotImplemented"), "{name}");
+    }
+    let operations = ["DeleteItem", "DescribeTable", "GetItem", "PutItem"];
+    assert_eq!(told("DynamoDB"), operations.map(str::to_owned).into());
+    for operation in ["BatchWriteItem", "CreateTable", "Query", "Scan", "TransactWriteItems", "UpdateItem"] {
+        let reply = Ask::item(operation, "{}").send(&rig);
+        let kind = reply.json()["__type"].as_str().unwrap_or_default().to_owned();
+        assert!(kind.ends_with("#UnknownOperationException"), "{operation}: {kind}");
+    }
+    for operation in operations {
+        let kind = Ask::item(operation, "{}").send(&rig).json()["__type"].as_str().unwrap_or_default().to_owned();
+        assert!(!kind.ends_with("#UnknownOperationException"), "{operation}");
+    }
+    assert_eq!(told("STS"), ["GetCallerIdentity".to_owned()].into());
 }
 
 #[test]
