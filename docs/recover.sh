@@ -101,14 +101,21 @@ changes='
         else {sha256: .content.sha256, size_bytes: .content.size_bytes} end | tojson)'
 
 number='^(0|[1-9][0-9]{0,17})$'
-# Of the record in $work/record: offset and length of each hole that given up payloads left in its payload area.
+# Of the record in $work/record: offset and length of each hole that given up payloads left in its payload area, or that
+# nothing is left of it.
 holes=()
+emptied=
 
 # note_holes: takes the line that tells of them off the record.
 note_holes() {
     local told=() n
     holes=()
+    emptied=
     [ "$(head -c 7 "$work/record" | tr -d '\0')" = '{"cut":' ] || return 0
+    if [ "$(head -n 1 "$work/record" | jq -r '.cut' 2>/dev/null)" = 2 ]; then
+        emptied=1
+        return 0
+    fi
     read -r -a told < <(head -n 1 "$work/record" | jq -r '[.holes[][] | tostring] | join(" ")' 2>/dev/null) || true
     for n in "${told[@]}"; do
         [[ $n =~ $number ]] || return 0
@@ -143,16 +150,32 @@ prunes='
             then .payload.inline | "inline \(.offset_bytes) \(.len_bytes)"
             else .payload.blob | "blob \(.id) \(.len_bytes)" end), $state)'
 
+# The records that summaries are of, as first and last of each run.
+summaries='.what.summarized // empty | (.records // [])[] | "\(.[0]) \(.[1])"'
+
+# By number: whether a summary is of that record.
+declare -A summed
+
 # By version and state: whether it was dropped; base, kind, file or blob, and length of what was stored anew.
 declare -A dropped moved
 moves=0
 
-# note_prunes: takes note of what the record in $work/record says of prunes, and keeps the payloads that it stored anew.
+# note_prunes: takes note of what the record in $work/record says of summaries and prunes, and keeps the payloads that
+# those stored anew.
 note_prunes() {
     local events at fields name what version b kind place len
+    [ -z "$emptied" ] || return 0
     events=$(head -n 1 "$work/record" | jq -r '.events' 2>/dev/null) || return 0
     [[ $events =~ $number ]] || return 0
     head -n $((events + 1)) "$work/record" >"$work/metadata"
+    if grep -q '"summarized":' "$work/metadata"; then
+        while read -r version b; do
+            [[ $version =~ $number && $b =~ $number ]] || continue
+            for ((; version <= b; version++)); do
+                summed[$version]=1
+            done
+        done < <(tail -n +2 "$work/metadata" | jq -r "$summaries")
+    fi
     grep -q '"pruned":' "$work/metadata" || return 0
     at=$(stat -c %s "$work/metadata")
     tail -n +2 "$work/metadata" | jq -r "$prunes" >"$work/prunes" || return 0
@@ -245,6 +268,10 @@ recover_change() {
 # recover_record: what lies in $work/record.
 recover_record() {
     local events payloads_at fields name entry
+    if [ -n "$emptied" ]; then
+        [ -n "${summed[$seq]+set}" ] || complain "record $seq: what it told was taken out, although no summary tells of it"
+        return
+    fi
     events=$(head -n 1 "$work/record" | jq -r '.events' 2>/dev/null) || events=
     if [[ ! $events =~ $number ]]; then
         complain "record $seq: no envelope"

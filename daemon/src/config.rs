@@ -1,5 +1,6 @@
 //! Settings: flags, environment, the user's file, the system's file, defaults, in this order.
 
+mod audit;
 mod retention;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use stated_shared::paths::{self, Environment};
 use stated_shared::{Failure, FailureKind, Seq};
 
-use crate::engine::Retention;
+use crate::engine::{AuditKeep, Retention};
 use crate::host::SecretSource;
 
 /// Content bytes that the daemon holds in memory at once, where the configuration does not say.
@@ -39,6 +40,7 @@ struct File {
     socket: Option<PathBuf>,
     content_memory_mib: Option<u64>,
     retention: Option<toml::Value>,
+    audit: Option<toml::Value>,
 }
 
 /// What the daemon runs with.
@@ -64,6 +66,8 @@ pub struct Settings {
     pub content_memory_bytes: u64,
     /// What the daemon keeps when it prunes by itself; it does not without.
     pub retention: Retention,
+    /// How long what was read and locked is told one by one.
+    pub audit_keep: AuditKeep,
     /// The first record of the log's end that is lost, where somebody accepts that; of the command line only.
     pub accept_loss: Option<Seq>,
 }
@@ -86,10 +90,12 @@ impl Settings {
                 }
             }
         };
-        let retention = retention::retention(file.retention).map_err(|failure| {
+        let filed = |failure: Failure| {
             let message = format!("{}: {}", path.display(), failure.message);
             Failure { message, ..failure }
-        })?;
+        };
+        let retention = retention::retention(file.retention).map_err(filed)?;
+        let audit_keep = audit::keep(file.audit).map_err(filed)?;
         let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
         let beside = |path: PathBuf| dir.join(path);
         let state_dir = flags
@@ -131,6 +137,7 @@ impl Settings {
             recipients: file.recipients,
             content_memory_bytes: file.content_memory_mib.unwrap_or(CONTENT_MEMORY_MIB).max(1) << 20,
             retention,
+            audit_keep,
             accept_loss: None,
         })
     }
@@ -181,7 +188,7 @@ fn read(path: &Path, must_exist: bool) -> Result<File, Failure> {
         let message = format!("{} is no configuration of stated: {}", path.display(), error.message());
         Failure::new(FailureKind::Config, message)
             .hint("it may hold: identity, identity_command, passphrase_file, passphrase_command, recipients, state_dir, socket, \
-             content_memory_mib, [retention]")
+             content_memory_mib, [retention], [audit]")
     })
 }
 

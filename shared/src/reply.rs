@@ -351,6 +351,8 @@ pub struct StatusInfo {
     pub sessions: u64,
     /// What stays of old contents by the configuration, a section each; everything where there is none.
     pub retention: Vec<String>,
+    /// How long reads, locks and unlocks are told one by one.
+    pub audit: String,
     /// What an administrator should know: locks kept from before a restart, and the like.
     pub notes: Vec<String>,
 }

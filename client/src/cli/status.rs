@@ -43,6 +43,7 @@ struct StatusView<'a> {
     waiters: u64,
     sessions: u64,
     retention: &'a [String],
+    audit: &'a str,
     notes: &'a [String],
 }
 
@@ -68,6 +69,7 @@ impl<'a> From<&'a StatusInfo> for StatusView<'a> {
             waiters: info.waiters,
             sessions: info.sessions,
             retention: &info.retention,
+            audit: &info.audit,
             notes: &info.notes,
         }
     }
@@ -99,8 +101,9 @@ impl Status {
             ("sessions", info.sessions.to_string()),
         ];
         let retention = info.retention.iter().map(|section| ("retention", section.clone()));
+        let audit = [("audit", info.audit.clone())];
         let notes = info.notes.iter().map(|note| ("note", note.clone()));
-        for (key, value) in lines.into_iter().chain(retention).chain(notes) {
+        for (key, value) in lines.into_iter().chain(retention).chain(audit).chain(notes) {
             let key = context.output.paint("1", &format!("{key:<10}"));
             context.output.print(&format!("{key} {}", printable(&value)))?;
         }

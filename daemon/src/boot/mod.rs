@@ -73,11 +73,13 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
         state_dir: settings.state_dir.clone(),
         socket: settings.socket.clone(),
         retention: settings.retention.told(),
+        audit: settings.audit_keep.told(),
     };
     let budget = engine::ContentBudget::new(settings.content_memory_bytes);
     let OpenedJournal { replay, journal, snapshots, loss } = opened.journal;
     let journal = Box::new(journal);
-    let beginning = Beginning { replay, journal, clock, grants, facts, budget, daemon, snapshots, loss };
+    let audit_keep = settings.audit_keep;
+    let beginning = Beginning { replay, journal, clock, grants, facts, budget, daemon, snapshots, loss, audit_keep };
     let (engine, mut ended) = engine::start(beginning, &tracker).map_err(start_failure)?;
     tracing::info!(socket = %settings.socket.display(), state_dir = %settings.state_dir.display(), "serving");
     Supervisor.ready(&match founded {

@@ -46,9 +46,8 @@ pub(super) fn open(
         }
         (opened, _) => opened,
     };
-    let mut opened = opened.map_err(Refusal::into_failure)?;
+    let opened = opened.map_err(Refusal::into_failure)?;
     let next = opened.journal.last().next();
-    opened.loss = Loss::pending(&**disk, dir, next).map_err(|error| cut_failure(dir, &error))?;
     // That nothing but the table of locks may know of a loss is seen when that is read.
     match accept {
         Some(seq) if seq != next => Err(nothing_lost(seq, next)),
@@ -115,8 +114,14 @@ fn attempt(
         };
         match opened {
             Ok(journal) if proofs.is_empty() => {
+                let loss = Loss::pending(&**disk, dir, journal.last().next());
+                let loss = loss.map_err(|error| Refusal { failure: cut_failure(dir, &error), loss: None })?;
+                // Where the loss of summaries is accepted already the next record tells of it.
+                if let (Some(seq), None) = (replay.unsummarized(), &loss) {
+                    return Err(Refusal::emptied(seq, &journal));
+                }
                 let snapshots = Snapshots { place: Some(place), is_due };
-                return Ok(OpenedJournal { replay, journal, snapshots, loss: None });
+                return Ok(OpenedJournal { replay, journal, snapshots, loss });
             }
             Ok(journal) => return Err(Refusal::lost(proofs, &journal, &place)),
             Err(error @ (OpenError::Lost { .. } | OpenError::Rewritten { .. })) => {
@@ -138,15 +143,21 @@ impl Refusal {
     /// The log is whole, and ends before a record that a snapshot has seen.
     fn lost(proofs: Vec<(Seq, OpenError)>, journal: &LocalJournal, place: &LocalSnapshots) -> Self {
         let last = journal.last();
-        let at = match journal.ended() {
-            Ended::Torn { file, offset_bytes, .. } => Some((file.clone(), *offset_bytes)),
-            Ended::Empty | Ended::Closed | Ended::Open => None,
-        };
+        let at = torn_at(journal);
         let (seen, why) = &proofs[0];
         let message = format!("the log ends at record {last}, but {} is newer: {why}", place.place(*seen));
         let failure = Failure::new(FailureKind::Storage, message);
         let snapshots = proofs.iter().map(|(seq, _)| *seq).collect();
         Self { failure, loss: Some(Box::new(Loss { seq: last.next(), at, snapshots })) }
+    }
+
+    /// The log is whole, but for what a record told and a summary should tell of: that was durable before it was taken out.
+    fn emptied(seq: Seq, journal: &LocalJournal) -> Self {
+        let (file, offset_bytes) = journal.reader().place(seq);
+        let next = journal.last().next();
+        let message = format!("{file} is damaged at byte {offset_bytes} (record {seq}): {}", engine::EMPTIED);
+        let loss = Loss { seq: next, at: torn_at(journal), snapshots: Vec::new() };
+        Self { failure: Failure::new(FailureKind::Storage, message), loss: Some(Box::new(loss)) }
     }
 
     fn damaged(proofs: Vec<(Seq, OpenError)>, error: OpenError) -> Self {
@@ -170,6 +181,14 @@ impl Refusal {
             Some(loss) => self.failure.hint(loss_hint(loss.seq)),
             None => self.failure,
         }
+    }
+}
+
+/// Where the torn record lies that the log ends with.
+fn torn_at(journal: &LocalJournal) -> Option<(String, u64)> {
+    match journal.ended() {
+        Ended::Torn { file, offset_bytes, .. } => Some((file.clone(), *offset_bytes)),
+        Ended::Empty | Ended::Closed | Ended::Open => None,
     }
 }
 

@@ -1,19 +1,23 @@
 //! The journal, read as an audit log.
 
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
-use stated_shared::{AuditEntry, AuditFilter, AuditPage, Failure, FailureKind, Seq, StateName, Version};
+use stated_shared::{
+    Actor, AuditEntry, AuditFilter, AuditPage, Failure, FailureKind, Seq, SessionId, StateName, Timestamp, Version,
+};
 
 use super::record;
 use super::store::Store;
-use crate::machine::event::{Event, What};
+use super::summary::Runs;
+use crate::machine::Summed;
+use crate::machine::event::{Event, Summarized, What};
 
 /// Records looked through for one page, so that a filter that finds nothing does not keep a client waiting in silence.
 const PAGE_RECORDS_MAX: u64 = 8192;
 
-/// One page of what matches, oldest first.
+/// One page of what matches, oldest first; of a summary all rows are where the summary is.
 pub(super) fn page(
     store: &Store,
-    last: Seq,
+    (last, summed): (Seq, Option<&Summed>),
     filter: &AuditFilter,
     matches: &dyn Fn(&str) -> bool,
     after: Option<(Seq, u32)>,
@@ -21,9 +25,16 @@ pub(super) fn page(
     let (first, skip) = after.map_or((Seq(1), 0), |(seq, index)| (seq, index as usize + 1));
     let mut entries: Vec<AuditEntry> = Vec::new();
     let mut len = 0;
+    let mut summed = summed.map(|summed| Told { summed, runs: None });
     for n in first.0..=last.0 {
         let seq = Seq(n);
         let opened = open(store, seq)?;
+        if opened.ages()
+            && let Some(summed) = &mut summed
+            && summed.holds(store, seq)?
+        {
+            continue;
+        }
         let rows = opened.events.iter().flat_map(rows).enumerate();
         for (index, row) in rows.skip(if seq == first { skip } else { 0 }) {
             let entry = row.entry(seq, index as u32);
@@ -45,6 +56,28 @@ pub(super) fn page(
     Ok(AuditPage { entries, next: None })
 }
 
+/// What is summed up of the part that may not be written anew yet; until then the summary counts, and not both.
+struct Told<'a> {
+    summed: &'a Summed,
+    runs: Option<Runs>,
+}
+
+impl Told<'_> {
+    fn holds(&mut self, store: &Store, seq: Seq) -> Result<bool, Failure> {
+        let Self { summed, runs } = self;
+        if seq < summed.part || seq > summed.last {
+            return Ok(false);
+        }
+        let runs = match runs {
+            Some(runs) => runs,
+            None => runs.insert(Runs::of(store, summed).map_err(|error| damaged(seq, &error))?),
+        };
+        Ok(runs.holds(seq))
+    }
+}
+
+/// What a row says that stands for many.
+const SUMMED_UP: &str = "summed up";
 /// Runs of versions that a note names.
 const NOTE_RUNS_MAX: usize = 32;
 
@@ -69,6 +102,8 @@ fn keeps(filter: &AuditFilter, matches: &dyn Fn(&str) -> bool, entry: &AuditEntr
 
 struct Row<'a> {
     event: &'a Event,
+    /// Who did it, and when, where it is not the event's.
+    other: Option<(Actor, Timestamp)>,
     verb: &'a str,
     name: Option<&'a StateName>,
     version: Option<Version>,
@@ -78,25 +113,26 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    fn entry(&self, seq: Seq, index: u32) -> AuditEntry {
+    fn entry(self, seq: Seq, index: u32) -> AuditEntry {
+        let (actor, time) = self.other.unwrap_or_else(|| ((&*self.event.actor).into(), self.event.at));
         AuditEntry {
             seq,
             index,
-            time: self.event.at,
-            actor: (&*self.event.actor).into(),
+            time,
+            actor,
             verb: self.verb.to_owned(),
             name: self.name.cloned(),
             version: self.version,
             outcome: self.outcome.to_owned(),
             count: self.count,
-            note: self.note.clone(),
+            note: self.note,
         }
     }
 }
 
 /// An event's rows: one for each name that it touched.
 fn rows(event: &Event) -> Vec<Row<'_>> {
-    let row = |verb, name, note| Row { event, verb, name, version: None, outcome: "ok", count: 1, note };
+    let row = |verb, name, note| Row { event, other: None, verb, name, version: None, outcome: "ok", count: 1, note };
     match &event.what {
         What::Founded(founded) => vec![row("found", None, Some(format!("repository {}", founded.repository)))],
         What::Opened(opened) => {
@@ -159,8 +195,10 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
                     .map(move |name| row("break", Some(name), Some(format!("lock {} of {holder}", grant.id))))
             })
             .collect(),
+        What::Summarized(summarized) => summary_rows(event, summarized),
         What::Observed(observed) => vec![Row {
             event,
+            other: None,
             verb: &observed.verb,
             name: observed.name.as_ref(),
             version: observed.version,
@@ -169,4 +207,35 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
             note: None,
         }],
     }
+}
+
+/// What was summed up, as if each line of it had been observed, and that it was.
+fn summary_rows<'a>(event: &'a Event, summarized: &'a Summarized) -> Vec<Row<'a>> {
+    let (Some((first, _)), Some((_, last))) = (summarized.records.first(), summarized.records.last()) else {
+        return Vec::new();
+    };
+    let records: u64 = summarized.records.iter().map(|(first, last)| last.0 - first.0 + 1).sum();
+    let lost = if summarized.by.is_empty() { "; what they told was lost" } else { "" };
+    let row = |verb, name, note, other| {
+        let (outcome, count) = ("ok", 1);
+        Row { event, other, verb, name, version: None, outcome, count, note: Some(note) }
+    };
+    let note = format!("{records} records from {first} to {last}{lost}");
+    let deeds = summarized.by.iter().flat_map(|of| {
+        let actor = Actor {
+            uid: of.uid,
+            gid: of.gid,
+            pid: None,
+            user: of.user.clone(),
+            comm: None,
+            exe: None,
+            host: of.host.clone(),
+            session: SessionId([0; 16]),
+        };
+        of.deeds.iter().map(move |deed| {
+            let other = Some((actor.clone(), deed.last));
+            Row { count: deed.count, ..row(&deed.verb, deed.name.as_ref(), SUMMED_UP.to_owned(), other) }
+        })
+    });
+    std::iter::once(row("summarize", None, note, None)).chain(deeds).collect()
 }

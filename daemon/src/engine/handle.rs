@@ -51,6 +51,8 @@ pub struct Facts {
     pub socket: PathBuf,
     /// What stays of old contents by the configuration, in words.
     pub retention: Vec<String>,
+    /// How long observations are told one by one, in words.
+    pub audit: String,
 }
 
 /// A way to the engine, shared by all connections.
@@ -141,9 +143,11 @@ impl Engine {
         let (done, flushed) = oneshot::channel();
         self.send(Command::Flush(done)).await?;
         flushed.await.map_err(|_| stopping())?;
+        let summed = self.query(|machine, _| machine.summed().cloned()).await?;
         let shared = Arc::clone(&self.shared);
         blocking(move || {
-            audit::page(&shared.store, shared.watermark.get().0, &filter, &matches, after).map(Reply::Audit)
+            let upto = (shared.watermark.get().0, summed.as_ref());
+            audit::page(&shared.store, upto, &filter, &matches, after).map(Reply::Audit)
         })
         .await?
     }
@@ -191,6 +195,7 @@ impl Engine {
                 waiters: machine.locks().waiter_count() as u64,
                 sessions: view.sessions as u64,
                 retention: facts.retention,
+                audit: facts.audit,
                 notes: view.notes.clone(),
             })))
         })

@@ -4,6 +4,7 @@
 //! events of the whole batch as one record, and only then lets anyone hear an answer. Refusals and reads wait likewise,
 //! since they may have seen what is not durable yet.
 
+mod ageing;
 mod audit;
 mod budget;
 mod changes;
@@ -33,9 +34,11 @@ mod start;
 #[cfg(test)]
 mod stepped;
 mod store;
+mod summary;
 mod verify;
 mod watermark;
 
+pub use ageing::AuditKeep;
 pub use budget::{ContentBudget, ContentPermit, HeldContent};
 pub use handle::{Engine, Facts};
 pub use outbox::Outbox;
@@ -49,5 +52,6 @@ pub(crate) use snapshot::SnapshotError;
 pub use snapshot::open as open_snapshot;
 pub use start::{Beginning, Ended, Replay, Snapshots, StartError, start};
 #[cfg(test)]
-pub(crate) use stepped::Stepped;
+pub(crate) use stepped::{Aged, Stepped};
+pub(crate) use summary::EMPTIED;
 pub use verify::verify_offline;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use stated_shared::{StateName, Timestamp, Version};
 
-use crate::machine::event::{Actor, Event, Observed, What};
+use crate::machine::event::{self, Actor, Event, Observed, What};
 
 /// How long an observation may wait for its record, in milliseconds.
 pub const FLUSH_AFTER_MS: u64 = 1000;
@@ -29,10 +29,20 @@ pub struct Deed {
     pub outcome: &'static str,
 }
 
+/// Which of them: a record holds what is summed up when it is old, or none of that, since a record is emptied as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Refusals and the like.
+    ForEver,
+    /// What was read, locked and unlocked.
+    ForAWhile,
+}
+
 /// Deeds since the last flush; equal ones are one with a count, so that a busy loop costs a line a second.
 #[derive(Debug, Default)]
 pub struct Observations {
-    pending: BTreeMap<Deed, (u64, Timestamp)>,
+    for_ever: BTreeMap<Deed, (u64, Timestamp)>,
+    for_a_while: BTreeMap<Deed, (u64, Timestamp)>,
     since_boottime_ms: Option<u64>,
 }
 
@@ -40,7 +50,8 @@ impl Observations {
     /// Notes a deed.
     pub fn note(&mut self, deed: Deed, at: Timestamp, boottime_ms: u64) {
         self.since_boottime_ms.get_or_insert(boottime_ms);
-        let (count, last) = self.pending.entry(deed).or_insert((0, at));
+        let kept = if event::ages(deed.verb, deed.outcome) { Kept::ForAWhile } else { Kept::ForEver };
+        let (count, last) = self.of(kept).entry(deed).or_insert((0, at));
         *count += 1;
         *last = at;
     }
@@ -48,14 +59,22 @@ impl Observations {
     /// When they must be flushed, as `CLOCK_BOOTTIME`.
     pub fn due_boottime_ms(&self) -> Option<u64> {
         let since = self.since_boottime_ms?;
-        Some(if self.pending.len() >= PENDING_MAX { since } else { since + FLUSH_AFTER_MS })
+        let pending = self.for_ever.len() + self.for_a_while.len();
+        Some(if pending >= PENDING_MAX { since } else { since + FLUSH_AFTER_MS })
+    }
+
+    fn of(&mut self, kept: Kept) -> &mut BTreeMap<Deed, (u64, Timestamp)> {
+        match kept {
+            Kept::ForEver => &mut self.for_ever,
+            Kept::ForAWhile => &mut self.for_a_while,
+        }
     }
 
     /// Takes out some as events, few enough for one record; to be called again while they are due.
-    pub fn take(&mut self) -> Vec<Event> {
+    pub fn take(&mut self, kept: Kept) -> Vec<Event> {
         let mut events = Vec::new();
         while events.len() < FLUSH_EVENTS_MAX
-            && let Some((deed, (count, at))) = self.pending.pop_first()
+            && let Some((deed, (count, at))) = self.of(kept).pop_first()
         {
             let what = What::Observed(Observed {
                 verb: deed.verb.to_owned(),
@@ -66,7 +85,7 @@ impl Observations {
             });
             events.push(Event { at, actor: deed.actor, what });
         }
-        if self.pending.is_empty() {
+        if self.for_ever.is_empty() && self.for_a_while.is_empty() {
             self.since_boottime_ms = None;
         }
         events.sort_by_key(|event| event.at);

@@ -2,7 +2,7 @@
 //! worth writing anew.
 //!
 //! One thread does it, in small steps with pauses in between. What is not needed any more never is again, so it may come
-//! late, and whatever fails can be tried by the next daemon.
+//! late, and whatever fails can be tried by the next daemon. The same thread lets observations age out ([`super::ageing`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,14 +11,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use stated_shared::Seq;
+use stated_shared::{Seq, Timestamp};
 
+use super::ageing::{self, AuditKeep, Beside};
 use super::owner::Command;
 use super::rewrite::{NotRewritten, Piece, Rewriting};
 use super::seat::WeakQueue;
 use super::store::Store;
+use super::summary::Runs;
+use crate::host::Clock;
 use crate::journal::{Part, Parts};
-use crate::machine::{Freed, States};
+use crate::machine::event::Summarized;
+use crate::machine::{Freed, States, Summed};
 
 /// Bytes of given up payloads for which a part of the log is written anew.
 const WORTH_MIN: u64 = 1 << 20;
@@ -42,6 +46,10 @@ pub(super) enum Told {
     Needed(Vec<bool>),
     /// The part that records were added to is closed, or nothing can close it now.
     Begun,
+    /// How far observations are summed up, and the time.
+    Summed(Option<Summed>, Timestamp),
+    /// A summary is durable, or has found no room.
+    Summarized(bool),
     Stop,
 }
 
@@ -59,6 +67,10 @@ struct Reclaimer {
     dead: BTreeMap<Seq, u64>,
     /// Parts that cannot be written anew: nobody tries twice.
     left: BTreeSet<Seq>,
+    clock: Clock,
+    audit_keep: AuditKeep,
+    /// When the log is looked at for old observations, as `CLOCK_BOOTTIME`.
+    ages_at_boottime_ms: u64,
 }
 
 /// What the thread begins with.
@@ -68,6 +80,8 @@ pub(super) struct Reclaiming {
     pub queue: WeakQueue,
     /// As the start found them, where it may be worth to look for what was given up before.
     pub states: Option<States>,
+    pub clock: Clock,
+    pub audit_keep: AuditKeep,
 }
 
 impl Reclaim {
@@ -78,10 +92,20 @@ impl Reclaim {
 
     /// Starts the thread.
     pub fn start(reclaiming: Reclaiming) -> io::Result<Self> {
-        let Reclaiming { store, parts, queue, states } = reclaiming;
+        let Reclaiming { store, parts, queue, states, clock, audit_keep } = reclaiming;
         let (sender, inbox) = channel();
-        let (dead, left) = (BTreeMap::new(), BTreeSet::new());
-        let reclaimer = Reclaimer { store, parts, queue, sender: sender.clone(), inbox, dead, left };
+        let reclaimer = Reclaimer {
+            store,
+            parts,
+            queue,
+            sender: sender.clone(),
+            inbox,
+            dead: BTreeMap::new(),
+            left: BTreeSet::new(),
+            clock,
+            audit_keep,
+            ages_at_boottime_ms: clock.boottime_ms(),
+        };
         // It ends when it is told to, and has nothing to say.
         let run = move || drop(reclaimer.run(states));
         #[expect(clippy::disallowed_methods, reason = "it waits for the disk, which neither a task nor the owner may")]
@@ -120,13 +144,23 @@ impl Reclaimer {
         loop {
             while let Some(part) = self.worth() {
                 if part.is_closed {
-                    self.rewrite(part)?;
+                    self.rewrite(part, &Runs::default())?;
                 } else {
-                    self.close(part)?;
+                    self.begin_part(part)?;
                 }
             }
-            let told = self.inbox.recv().map_err(|_| Stopping)?;
-            self.take(told)?;
+            let Some(keep_ms) = self.audit_keep.ms() else {
+                let told = self.inbox.recv().map_err(|_| Stopping)?;
+                self.take(told)?;
+                continue;
+            };
+            let now = self.clock.boottime_ms();
+            if now >= self.ages_at_boottime_ms {
+                ageing::age(&mut self, keep_ms)?;
+                self.ages_at_boottime_ms = self.clock.boottime_ms() + ageing::EVERY_MS;
+                continue;
+            }
+            self.wait(Duration::from_millis(self.ages_at_boottime_ms - now))?;
         }
     }
 
@@ -148,7 +182,8 @@ impl Reclaimer {
         }
     }
 
-    fn take(&mut self, told: Told) -> Result<Option<Vec<bool>>, Stopping> {
+    /// Takes what it is told; what answers a question of its own is given back.
+    fn take(&mut self, told: Told) -> Result<Option<Told>, Stopping> {
         match told {
             Told::Freed(Freed { blobs, inline }) => {
                 blobs.iter().for_each(|blob| self.store.remove_blob(blob));
@@ -164,9 +199,21 @@ impl Reclaimer {
                 }
                 Ok(None)
             }
-            Told::Needed(needed) => Ok(Some(needed)),
-            Told::Begun => Ok(None),
             Told::Stop => Err(Stopping),
+            answer => Ok(Some(answer)),
+        }
+    }
+
+    /// Leaves a command to the owner, and waits for the answer; what else is told meanwhile is taken.
+    fn ask<T>(&mut self, command: impl Fn() -> Command, answer: impl Fn(Told) -> Option<T>) -> Result<T, Stopping> {
+        while !self.queue.leave(command()) {
+            self.wait(PAUSE)?;
+        }
+        loop {
+            let told = self.inbox.recv().map_err(|_| Stopping)?;
+            if let Some(answer) = self.take(told)?.and_then(&answer) {
+                return Ok(answer);
+            }
         }
     }
 
@@ -184,49 +231,40 @@ impl Reclaimer {
     }
 
     /// Asks for a new part, so that this one can be written anew.
-    fn close(&mut self, part: Part) -> Result<(), Stopping> {
-        loop {
-            let sender = self.sender.clone();
+    fn begin_part(&mut self, part: Part) -> Result<bool, Stopping> {
+        let sender = self.sender.clone();
+        let command = || {
+            let sender = sender.clone();
             // Whoever waited may be gone.
-            let done = Box::new(move || drop(sender.send(Told::Begun)));
-            if self.queue.leave(Command::BeginPart(done)) {
-                break;
-            }
-            self.pause()?;
-        }
-        loop {
-            let told = self.inbox.recv().map_err(|_| Stopping)?;
-            let is_begun = matches!(told, Told::Begun);
-            self.take(told)?;
-            if is_begun {
-                break;
-            }
-        }
-        // On a full disk it is not closed; it will be worth it another time.
-        if self.parts.list().iter().any(|now| now.first == part.first && !now.is_closed) {
+            Command::BeginPart(Box::new(move || drop(sender.send(Told::Begun))))
+        };
+        self.ask(command, |told| matches!(told, Told::Begun).then_some(()))?;
+        let is_closed = self.parts.list().iter().all(|now| now.first != part.first || now.is_closed);
+        if !is_closed {
+            // The disk is full; it will be worth it another time.
             self.dead.remove(&part.first);
         }
-        Ok(())
+        Ok(is_closed)
     }
 
-    fn rewrite(&mut self, part: Part) -> Result<(), Stopping> {
+    /// Whether it was written, or did not need to be.
+    fn rewrite(&mut self, part: Part, summed_up: &Runs) -> Result<bool, Stopping> {
         let first = part.first;
-        match self.rewritten(part)? {
-            Ok(cut_bytes) => tracing::info!(%first, cut_bytes, "wrote a part of the log anew, without what was pruned"),
+        let rewritten = self.rewritten(part, summed_up)?;
+        let is_rewritten = rewritten.is_ok();
+        match rewritten {
+            Ok(cut_bytes) => tracing::info!(%first, cut_bytes, "wrote a part of the log anew"),
             Err(error) if error.is_full() => {
                 tracing::info!(%first, "a part of the log is not written anew: {error}");
             }
-            Err(error) => {
-                tracing::warn!(%first, "a part of the log is not written anew: {error}");
-                self.left.insert(first);
-            }
+            Err(error) => self.leave(&part, error),
         }
         // All that was known to be given up is gone, or waits for the next prune there, or for the next start.
         self.dead.remove(&first);
-        Ok(())
+        Ok(is_rewritten)
     }
 
-    fn rewritten(&mut self, part: Part) -> Result<Result<u64, NotRewritten>, Stopping> {
+    fn rewritten(&mut self, part: Part, summed_up: &Runs) -> Result<Result<u64, NotRewritten>, Stopping> {
         let mut rewriting = match Rewriting::begin(&self.store, &*self.parts, part) {
             Ok(rewriting) => rewriting,
             Err(error) => return Ok(Err(error)),
@@ -237,46 +275,103 @@ impl Reclaimer {
                 Ok(None) => return Ok(rewriting.finish()),
                 Err(error) => return Ok(Err(error)),
             };
-            let needed = self.ask(&piece)?;
-            if let Err(error) = rewriting.write(&piece, &needed) {
+            let needed = self.needed(&piece)?;
+            if let Err(error) = rewriting.write(&piece, &needed, summed_up) {
                 return Ok(Err(error));
             }
-            self.pause()?;
+            self.wait(PAUSE)?;
         }
     }
 
     /// Asks the owner which payloads of a piece are needed.
-    fn ask(&mut self, piece: &Piece) -> Result<Vec<bool>, Stopping> {
+    fn needed(&mut self, piece: &Piece) -> Result<Vec<bool>, Stopping> {
         if piece.payloads.is_empty() {
             return Ok(Vec::new());
         }
-        loop {
-            let (sender, payloads) = (self.sender.clone(), piece.payloads.clone());
-            let query = Command::Query(Box::new(move |machine, _| {
+        let sender = self.sender.clone();
+        let query = || {
+            let (sender, payloads) = (sender.clone(), piece.payloads.clone());
+            Command::Query(Box::new(move |machine, _| {
                 let needed = machine.states().needed(payloads.iter().map(|(seq, of)| (&of.state, of.version, *seq)));
                 // Whoever asked may be gone.
                 Box::new(move || drop(sender.send(Told::Needed(needed))))
-            }));
-            if self.queue.leave(query) {
-                break;
-            }
-            self.pause()?;
-        }
-        loop {
-            let told = self.inbox.recv().map_err(|_| Stopping)?;
-            if let Some(needed) = self.take(told)? {
-                return Ok(needed);
-            }
-        }
+            }))
+        };
+        self.ask(query, |told| match told {
+            Told::Needed(needed) => Some(needed),
+            _ => None,
+        })
     }
 
-    /// Lets others go first.
-    fn pause(&mut self) -> Result<(), Stopping> {
-        match self.inbox.recv_timeout(PAUSE) {
+    /// Waits until something is told, or for this long.
+    fn wait(&mut self, pause: Duration) -> Result<(), Stopping> {
+        match self.inbox.recv_timeout(pause) {
             Ok(told) => self.take(told).map(drop),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => Err(Stopping),
         }
+    }
+}
+
+impl Beside for Reclaimer {
+    type Stop = Stopping;
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn parts(&self) -> &dyn Parts {
+        &*self.parts
+    }
+
+    fn summed(&mut self) -> Result<(Option<Summed>, Timestamp), Stopping> {
+        let sender = self.sender.clone();
+        let query = || {
+            let sender = sender.clone();
+            Command::Query(Box::new(move |machine, view| {
+                let (summed, now) = (machine.summed().cloned(), view.time.wall);
+                // Whoever asked may be gone.
+                Box::new(move || drop(sender.send(Told::Summed(summed, now))))
+            }))
+        };
+        self.ask(query, |told| match told {
+            Told::Summed(summed, now) => Some((summed, now)),
+            _ => None,
+        })
+    }
+
+    fn close(&mut self, part: Part) -> Result<bool, Stopping> {
+        self.begin_part(part)
+    }
+
+    fn append(&mut self, summarized: Box<Summarized>) -> Result<bool, Stopping> {
+        let sender = self.sender.clone();
+        let command = || {
+            let sender = sender.clone();
+            let done = move |is_done| drop(sender.send(Told::Summarized(is_done)));
+            Command::SummarizeItself(summarized.clone(), Box::new(done))
+        };
+        self.ask(command, |told| match told {
+            Told::Summarized(is_done) => Some(is_done),
+            _ => None,
+        })
+    }
+
+    fn empty(&mut self, part: Part, runs: &Runs) -> Result<bool, Stopping> {
+        self.rewrite(part, runs)
+    }
+
+    fn is_left(&self, part: &Part) -> bool {
+        self.left.contains(&part.first)
+    }
+
+    fn leave(&mut self, part: &Part, why: NotRewritten) {
+        tracing::warn!(first = %part.first, "a part of the log is left as it is: {why}");
+        self.left.insert(part.first);
+    }
+
+    fn pause(&mut self) -> Result<(), Stopping> {
+        self.wait(PAUSE)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The first line is an envelope that says how many events follow, one a line. Envelope and events are the metadata
 //! that the chain runs over; what comes after them is the payload area. Where payloads were given up and are gone, a line
-//! before all that says where the payload area has holes. See docs/format.md.
+//! before all that says where the payload area has holes. A record that was summed up holds one line in place of all that.
+//! See docs/format.md.
 
 use std::ops::Range;
 
@@ -11,7 +12,7 @@ use stated_shared::{Digest, Seq, StateName, Version};
 use zeroize::Zeroizing;
 
 use crate::journal::{Record, RecordKind, Unverified};
-use crate::machine::event::{Event, Payload, What};
+use crate::machine::event::{self, Event, Payload, What};
 use crate::vault::{self, Vault};
 
 /// Longest plaintext of a record, in bytes: a batch of small payloads stays far below.
@@ -41,10 +42,28 @@ struct Cut {
     holes: Vec<(u64, u64)>,
 }
 
+/// The one line of a record that was emptied, in place of its metadata; it has no payloads. What it says is in the chain.
+#[derive(Serialize, Deserialize)]
+struct Emptied {
+    cut: u32,
+    /// SHA-256 of the metadata.
+    sha256: Digest,
+    /// Their length.
+    len_bytes: u64,
+}
+
+/// What either says of its form.
+#[derive(Deserialize)]
+struct CutForm {
+    cut: u32,
+}
+
 /// How such a line begins.
 const CUT_BEGINNING: &[u8] = b"{\"cut\":";
-/// The version of its form.
+/// The form of a [`Cut`].
 const CUT_FORM: u32 = 1;
+/// The form of an [`Emptied`].
+const EMPTIED_FORM: u32 = 2;
 
 /// A record that is genuine.
 #[derive(Debug)]
@@ -59,6 +78,8 @@ pub struct Opened {
     payloads: Range<usize>,
     /// Pieces of the payload area that are gone: offset and length, in their order, none touching another.
     holes: Vec<(u64, u64)>,
+    /// The SHA-256 of its metadata, where that is all that is left of the record.
+    emptied: Option<Digest>,
 }
 
 /// A payload that a record says is in it.
@@ -77,7 +98,38 @@ pub struct InlinePayload {
 impl Opened {
     /// Whether it says the same, whatever is gone from either.
     pub fn tells_as(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.plaintext[self.metadata.clone()] == other.plaintext[other.metadata.clone()]
+        self.kind == other.kind && self.metadata() == other.metadata()
+    }
+
+    fn metadata(&self) -> &[u8] {
+        &self.plaintext[self.metadata.clone()]
+    }
+
+    /// Whether nothing is left of what it told. A summary must tell of it.
+    pub fn is_emptied(&self) -> bool {
+        self.emptied.is_some()
+    }
+
+    /// Whether it tells of nothing but what is summed up when it is old.
+    pub fn ages(&self) -> bool {
+        let ages = |event: &Event| match &event.what {
+            What::Observed(observed) => event::ages(&observed.verb, &observed.outcome),
+            _ => false,
+        };
+        let has_payloads = !self.payloads.is_empty() || !self.holes.is_empty();
+        self.kind == RecordKind::Batch && !self.events.is_empty() && !has_payloads && self.events.iter().all(ages)
+    }
+
+    /// The record without anything that it tells, its number and MAC unchanged.
+    pub fn empty(&self, vault: &Vault, record: &Record) -> Result<Record, vault::SealError> {
+        let (sha256, len_bytes) = (vault::sha256(self.metadata()), self.metadata().len() as u64);
+        let only = line(&Emptied { cut: EMPTIED_FORM, sha256, len_bytes });
+        Ok(Record { cut_bytes: len_bytes, sealed: vault.seal_beside(&[&only])?, ..record.clone() })
+    }
+
+    /// Whether it is what [`Self::empty`] makes of that one.
+    pub fn is_rest_of(&self, whole: &Self) -> bool {
+        self.emptied == Some(vault::sha256(whole.metadata()))
     }
 
     /// A piece of the payload area, by its place in the whole of it.
@@ -143,7 +195,7 @@ impl Opened {
         }
         let cut_bytes = holes.iter().map(|(_, len)| len).sum();
         let first = line(&Cut { cut: CUT_FORM, holes });
-        let sealed = vault.seal_beside(&[&first, &self.plaintext[self.metadata.clone()], &kept])?;
+        let sealed = vault.seal_beside(&[&first, self.metadata(), &kept])?;
         Ok(Some(Record { cut_bytes, sealed, ..record.clone() }))
     }
 }
@@ -231,7 +283,10 @@ pub fn line<T: Serialize>(value: &T) -> Vec<u8> {
 /// Opens a record and believes it only if the chain does.
 pub fn open(vault: &Vault, prev: Digest, record: &Record) -> Result<Opened, Unverified> {
     let opened = open_unchained(vault, record)?;
-    let mac = vault.chain(prev, record.seq, &[&opened.plaintext[opened.metadata.clone()]]);
+    let mac = match &opened.emptied {
+        Some(sha256) => vault.chain_over(prev, record.seq, sha256),
+        None => vault.chain(prev, record.seq, &[opened.metadata()]),
+    };
     if vault::same(&mac, &record.mac) {
         Ok(opened)
     } else {
@@ -261,12 +316,30 @@ fn decode(seq: Seq, cut_bytes: u64, plaintext: Zeroizing<Vec<u8>>) -> Result<Ope
     let mut holes = Vec::new();
     if plaintext.starts_with(CUT_BEGINNING) {
         let first = next_line(&mut at).ok_or_else(|| malformed("no envelope"))?;
-        let cut: Cut =
-            serde_json::from_slice(&plaintext[first]).map_err(|error| malformed(&format!("holes: {error}")))?;
-        if cut.cut != CUT_FORM {
-            return Err(malformed(&format!("holes of form {} are newer than this build", cut.cut)));
+        let first = &plaintext[first];
+        let odd = |error: serde_json::Error| malformed(&format!("holes: {error}"));
+        match serde_json::from_slice::<CutForm>(first).map_err(odd)?.cut {
+            CUT_FORM => holes = serde_json::from_slice::<Cut>(first).map_err(odd)?.holes,
+            EMPTIED_FORM => {
+                let emptied: Emptied = serde_json::from_slice(first).map_err(odd)?;
+                if at != plaintext.len() {
+                    return Err(malformed("something follows what it was emptied to"));
+                }
+                if emptied.len_bytes != cut_bytes || cut_bytes == 0 {
+                    return Err(malformed("it was emptied of other than its header says"));
+                }
+                return Ok(Opened {
+                    events: Vec::new(),
+                    kind: RecordKind::Batch,
+                    plaintext,
+                    metadata: 0..0,
+                    payloads: 0..0,
+                    holes,
+                    emptied: Some(emptied.sha256),
+                });
+            }
+            form => return Err(malformed(&format!("holes of form {form} are newer than this build"))),
         }
-        holes = cut.holes;
     }
     let is_in_range = |(at, len): &(u64, u64)| at.checked_add(*len).is_some_and(|end| end <= PLAINTEXT_LEN_MAX as u64);
     if !holes.iter().all(is_in_range) || union(holes.iter().copied()) != holes {
@@ -295,7 +368,7 @@ fn decode(seq: Seq, cut_bytes: u64, plaintext: Zeroizing<Vec<u8>>) -> Result<Ope
         return Err(malformed("a hole lies beyond its payloads"));
     }
     let kind = if envelope.closed { RecordKind::Closed } else { RecordKind::Batch };
-    Ok(Opened { events, kind, plaintext, metadata, payloads, holes })
+    Ok(Opened { events, kind, plaintext, metadata, payloads, holes, emptied: None })
 }
 
 /// A plaintext decodes, or is refused; what it holds is as long as it is.
@@ -319,7 +392,7 @@ mod tests {
     use stated_shared::{Generation, RepositoryId, SessionId, Timestamp};
 
     use super::*;
-    use crate::machine::event::{Actor, Change, Committed, Content};
+    use crate::machine::event::{Actor, Change, Committed, Content, Observed};
     use crate::vault::{ChainKey, Keyring};
 
     fn vault() -> Vault {
@@ -329,6 +402,19 @@ mod tests {
             Keyring::new(Generation(1), repository, ChainKey::new(&mut bytes), vec![recipient], Timestamp(0)).unwrap();
         let digest = keyring.seal().unwrap().digest;
         Vault::new(keyring, digest)
+    }
+
+    fn actor() -> Actor {
+        Actor {
+            uid: 0,
+            gid: 0,
+            pid: None,
+            user: None,
+            comm: None,
+            exe: None,
+            host: "h".to_owned(),
+            session: SessionId([0; 16]),
+        }
     }
 
     /// One commit to as many states, with payloads of these lengths; payload n is made of the byte n.
@@ -344,20 +430,10 @@ mod tests {
             let (state, version) = (format!("state {n}").parse().unwrap(), Version(1));
             changes.push(Change { state, version, content: Some(content), forced: false });
         }
-        let actor = Actor {
-            uid: 0,
-            gid: 0,
-            pid: None,
-            user: None,
-            comm: None,
-            exe: None,
-            host: "h".to_owned(),
-            session: SessionId([0; 16]),
-        };
         let (unchanged, labels, fences) = (Vec::new(), Default::default(), Vec::new());
         let what = What::Committed(Committed { number: 1, changes, unchanged, message: None, labels, fences });
         let payloads: Vec<Vec<u8>> = lens.iter().enumerate().map(|(n, len)| vec![n as u8; *len]).collect();
-        draft.add(&[line(&Event { at: Timestamp(1), actor: actor.into(), what })], &payloads);
+        draft.add(&[line(&Event { at: Timestamp(1), actor: actor().into(), what })], &payloads);
         draft.seal(vault, Digest([7; 32]), Seq(3), RecordKind::Batch).unwrap()
     }
 
@@ -398,6 +474,88 @@ mod tests {
         }
     }
 
+    fn observed(verb: &str, outcome: &str) -> Event {
+        let name = Some("a".parse().unwrap());
+        let what = What::Observed(Observed {
+            verb: verb.to_owned(),
+            name,
+            version: None,
+            outcome: outcome.to_owned(),
+            count: 1,
+        });
+        Event { at: Timestamp(1), actor: actor().into(), what }
+    }
+
+    fn record_of(vault: &Vault, events: &[Event], payloads: &[Vec<u8>]) -> Record {
+        let mut draft = Draft::default();
+        draft.add(&events.iter().map(line).collect::<Vec<_>>(), payloads);
+        draft.seal(vault, Digest([7; 32]), Seq(3), RecordKind::Batch).unwrap()
+    }
+
+    #[test]
+    fn what_is_emptied_keeps_its_place_in_the_chain_and_nothing_else() {
+        let vault = vault();
+        let events = ["get", "lock", "unlock"].map(|verb| observed(verb, "ok"));
+        let whole = record_of(&vault, &events, &[]);
+        let opened = open(&vault, Digest([7; 32]), &whole).unwrap();
+        assert!(opened.ages() && !opened.is_emptied());
+        let emptied = opened.empty(&vault, &whole).unwrap();
+        assert_eq!((emptied.seq, emptied.mac), (whole.seq, whole.mac));
+        assert!(emptied.sealed.len() + opened.metadata().len() < whole.sealed.len() + 120);
+        // A change here breaks every directory there is.
+        let sha256 = vault::sha256(opened.metadata());
+        let form = format!("{{\"cut\":2,\"sha256\":\"{sha256}\",\"len_bytes\":{}}}\n", opened.metadata().len());
+        assert_eq!(*vault.open(&emptied.sealed, 1 << 20).unwrap(), form.as_bytes());
+        let again = open(&vault, Digest([7; 32]), &emptied).unwrap();
+        assert!(again.is_emptied() && again.events.is_empty() && again.is_rest_of(&opened) && !again.ages());
+        assert!(again.cut(&vault, &emptied, &[(0, 10)]).unwrap().is_none());
+        assert!(open(&vault, Digest([8; 32]), &emptied).is_err(), "it has one place");
+        let another = record_of(&vault, &events[1..], &[]);
+        let another = open(&vault, Digest([7; 32]), &another).unwrap();
+        let emptied_other = another.empty(&vault, &whole).unwrap();
+        assert!(open(&vault, Digest([7; 32]), &emptied_other).is_err(), "it is not what the chain has");
+        assert!(!again.is_rest_of(&another));
+    }
+
+    #[test]
+    fn what_it_was_emptied_to_is_that_one_line() {
+        let vault = vault();
+        let whole = record_of(&vault, &[observed("get", "ok")], &[]);
+        let opened = open(&vault, Digest([7; 32]), &whole).unwrap();
+        let sha256 = vault::sha256(opened.metadata());
+        for (form, cut_bytes, is_one) in [
+            (format!("{{\"cut\":2,\"sha256\":\"{sha256}\",\"len_bytes\":9}}\n"), 9, true),
+            (format!("{{\"cut\":2,\"sha256\":\"{sha256}\",\"len_bytes\":9}}\n"), 8, false),
+            (format!("{{\"cut\":2,\"sha256\":\"{sha256}\",\"len_bytes\":0}}\n"), 0, false),
+            (format!("{{\"cut\":2,\"sha256\":\"{sha256}\",\"len_bytes\":9}}\nx"), 9, false),
+            (format!("{{\"cut\":2,\"sha256\":\"{sha256}\",\"len_bytes\":9}}"), 9, false),
+            (format!("{{\"cut\":2,\"sha256\":\"{sha256}\"}}\n"), 9, false),
+            ("{\"cut\":2,\"holes\":[[0,9]]}\n".to_owned(), 9, false),
+        ] {
+            let sealed = vault.seal_pieces(&[form.as_bytes()]).unwrap();
+            let record = Record { cut_bytes, sealed, ..whole.clone() };
+            assert_eq!(open(&vault, Digest([7; 32]), &record).is_ok(), is_one, "{form:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_holds_nothing_but_reads_and_locks_ages() {
+        let vault = vault();
+        let ages = |events: &[Event], payloads: &[Vec<u8>]| {
+            open_unchained(&vault, &record_of(&vault, events, payloads)).unwrap().ages()
+        };
+        assert!(ages(&[observed("get", "ok"), observed("unlock", "ok")], &[]));
+        assert!(!ages(&[observed("get", "ok")], &[vec![1]]), "whatever lies there was not looked at");
+        assert!(!ages(&[], &[]));
+        for other in
+            [observed("get", "denied"), observed("lock", "busy"), observed("unlock", "gone"), observed("renew", "ok")]
+        {
+            assert!(!ages(&[observed("get", "ok"), other.clone()], &[]), "{other:?}");
+        }
+        let committed = record(&vault, &[]);
+        assert!(!open_unchained(&vault, &committed).unwrap().ages());
+    }
+
     #[test]
     fn holes_that_are_none_are_refused() {
         let vault = vault();
@@ -421,7 +579,7 @@ mod tests {
             let record = Record { cut_bytes: sum, sealed, ..whole.clone() };
             assert!(open_unchained(&vault, &record).is_err(), "{holes}");
         }
-        let newer = b"{\"cut\":2,\"holes\":[]}\n";
+        let newer = b"{\"cut\":3,\"holes\":[]}\n";
         let sealed = vault.seal_pieces(&[newer, metadata]).unwrap();
         let refused = open_unchained(&vault, &Record { sealed, ..whole }).unwrap_err();
         assert!(refused.0.contains("newer than this build"), "{}", refused.0);

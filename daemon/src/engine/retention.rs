@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(60 * 60);
 /// After each page of a pass, so that requests have the engine nearly to themselves.
 const PAUSE: Duration = Duration::from_millis(50);
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const DAY_S: u64 = 24 * 60 * 60;
 
 /// What is kept of the states that a section is of. A version is kept where any of the rules says so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,7 +82,9 @@ impl fmt::Debug for Retention {
 impl Section {
     fn told(&self) -> String {
         let last = self.keep_last.map(|last| format!("the last {last}"));
-        let within = self.keep_within_ms.map(|within_ms| format!("what is younger than {}", duration(within_ms)));
+        let within = self
+            .keep_within_ms
+            .map(|within_ms| format!("what is younger than {}", duration(Duration::from_millis(within_ms))));
         let tagged = self.keep_tagged.then(|| "what is tagged".to_owned());
         let rules: Vec<String> = [last, within, tagged].into_iter().flatten().collect();
         format!("{}: keeps {}", self.glob.as_deref().unwrap_or("**"), rules.join(", "))
@@ -90,10 +92,10 @@ impl Section {
 }
 
 /// As one writes it: days where it is whole days.
-fn duration(ms: u64) -> String {
-    match ms % DAY_MS {
-        0 => format!("{}d", ms / DAY_MS),
-        _ => humantime::format_duration(Duration::from_millis(ms)).to_string(),
+pub(super) fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds % DAY_S == 0 && duration.subsec_nanos() == 0 => format!("{}d", seconds / DAY_S),
+        _ => humantime::format_duration(duration).to_string(),
     }
 }
 
@@ -179,7 +181,7 @@ mod tests {
         let all = Section {
             glob: Some("prod/**".to_owned()),
             keep_last: Some(30),
-            keep_within_ms: Some(90 * DAY_MS),
+            keep_within_ms: Some(90 * DAY_S * 1000),
             keep_tagged: true,
         };
         assert_eq!(all.told(), "prod/**: keeps the last 30, what is younger than 90d, what is tagged");

@@ -1,4 +1,4 @@
-//! A closed part of the log written anew, without the payloads that were given up.
+//! A closed part of the log written anew, without the payloads that were given up and with what was summed up emptied.
 //!
 //! Every record of the part is opened and its MAC compared on the way, and the new form of one is opened once more before
 //! it is written: what is damaged is left as it is, for a verification to name, and nothing is lost by this.
@@ -7,6 +7,7 @@ use stated_shared::{Digest, Seq};
 
 use super::record::{self, InlinePayload, Opened};
 use super::store::Store;
+use super::summary::Runs;
 use crate::journal::{AppendError, Fate, Part, Parts, ReadError, Record, Renewal, Unverified};
 use crate::vault::SealError;
 
@@ -23,7 +24,7 @@ pub(super) struct Rewriting {
     next: Seq,
     /// The MAC before the next record.
     prev: Digest,
-    /// Bytes of payloads that are gone from it.
+    /// Bytes that are gone from it.
     pub cut_bytes: u64,
 }
 
@@ -91,10 +92,15 @@ impl Rewriting {
         Ok((!piece.records.is_empty()).then_some(piece))
     }
 
-    /// Writes them without what is not needed; `is_needed` has a word for each of their payloads.
-    pub fn write(&mut self, piece: &Piece, is_needed: &[bool]) -> Result<(), NotRewritten> {
+    /// Writes them without what is not needed, `is_needed` having a word for each of their payloads, and empties those
+    /// that were summed up.
+    pub fn write(&mut self, piece: &Piece, is_needed: &[bool], summed_up: &Runs) -> Result<(), NotRewritten> {
         let payloads = || piece.payloads.iter().zip(is_needed);
         for (record, opened) in &piece.records {
+            if summed_up.holds(record.seq) && opened.ages() {
+                self.empty(record, opened)?;
+                continue;
+            }
             let of_it = || payloads().filter(|((seq, _), _)| *seq == record.seq);
             let gone = of_it().filter(|(_, is_needed)| !**is_needed);
             let gone: Vec<_> = gone.map(|((_, payload), _)| (payload.offset_bytes, payload.len_bytes)).collect();
@@ -115,6 +121,17 @@ impl Rewriting {
             self.renewal.add(&cut)?;
             self.cut_bytes += cut.cut_bytes - record.cut_bytes;
         }
+        Ok(())
+    }
+
+    fn empty(&mut self, record: &Record, opened: &Opened) -> Result<(), NotRewritten> {
+        let emptied = opened.empty(&self.store.vault, record)?;
+        let again = record::open_unchained(&self.store.vault, &emptied);
+        if !again.is_ok_and(|again| again.is_rest_of(opened)) {
+            return Err(NotRewritten::Another(record.seq));
+        }
+        self.renewal.add(&emptied)?;
+        self.cut_bytes += emptied.cut_bytes;
         Ok(())
     }
 

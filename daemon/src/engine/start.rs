@@ -7,6 +7,7 @@ use stated_shared::{Digest, Epoch, Generation, Seq, SessionId};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use super::ageing::AuditKeep;
 use super::budget::ContentBudget;
 use super::follower::{Follower, Following};
 use super::grants::GrantBook;
@@ -17,6 +18,7 @@ use super::reclaim::{Reclaim, Reclaiming};
 use super::record;
 use super::seat::{self, Commands};
 use super::store::Store;
+use super::summary::{self, Emptied};
 use super::watermark::Watermark;
 use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
 use crate::journal::{Journal, LocalSnapshots, Mark, Record, RecordKind, Unverified};
@@ -34,17 +36,21 @@ pub struct Replay {
     snapshot: Option<Seq>,
     /// Records that it opened.
     opened: u64,
+    /// Records of which nothing was left, until their summary comes.
+    emptied: Emptied,
 }
 
 impl Replay {
     /// Of nothing yet.
     pub fn new(vault: Arc<Vault>) -> Self {
-        Self { vault, machine: Machine::default(), head: Digest::ZERO, closed: false, snapshot: None, opened: 0 }
+        let (machine, emptied) = (Machine::default(), Emptied::default());
+        Self { vault, machine, head: Digest::ZERO, closed: false, snapshot: None, opened: 0, emptied }
     }
 
     /// Of everything up to the record that a snapshot was made at.
     pub fn of_snapshot(vault: Arc<Vault>, machine: Machine, mark: &Mark) -> Self {
-        Self { vault, machine, head: mark.mac, closed: false, snapshot: Some(mark.seq), opened: 0 }
+        let emptied = Emptied::default();
+        Self { vault, machine, head: mark.mac, closed: false, snapshot: Some(mark.seq), opened: 0, emptied }
     }
 
     /// Believes a record if the chain does, and folds its events in.
@@ -52,17 +58,31 @@ impl Replay {
         self.opened += 1;
         if self.snapshot == Some(record.seq) {
             // The journal has compared its MAC with the snapshot's; that nothing else of it changed, age tells.
-            let kind = record::open_unchained(&self.vault, record)?.kind;
-            self.closed = kind == RecordKind::Closed;
-            return Ok(kind);
+            let opened = record::open_unchained(&self.vault, record)?;
+            self.emptied.read(record.seq, &opened);
+            self.closed = opened.kind == RecordKind::Closed;
+            return Ok(opened.kind);
         }
         let opened = record::open(&self.vault, self.head, record)?;
         for event in &opened.events {
             self.machine.apply(record.seq, event).map_err(|divergence| Unverified(divergence.to_string()))?;
         }
+        self.emptied.read(record.seq, &opened);
         self.head = record.mac;
         self.closed = opened.kind == RecordKind::Closed;
         Ok(opened.kind)
+    }
+
+    /// The first record, of those that it read, that was emptied although no summary tells of it: then the log has lost the
+    /// summary with its end, or somebody took out of it what nobody may. What it told is missing here.
+    pub fn unsummarized(&self) -> Option<Seq> {
+        self.emptied.left().first().copied()
+    }
+
+    /// What came of it.
+    #[cfg(test)]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     pub(super) fn vault(&self) -> Arc<Vault> {
@@ -132,6 +152,8 @@ pub struct Beginning {
     pub snapshots: Snapshots,
     /// The accepted loss of the log's end that no record tells of yet: where what was left of it is.
     pub loss: Option<String>,
+    /// How long observations are told one by one.
+    pub audit_keep: AuditKeep,
 }
 
 /// Where snapshots are kept, and whether one is wanted at once.
@@ -168,9 +190,19 @@ pub(super) struct Begun {
 }
 
 pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun, StartError> {
-    let Beginning { replay, journal, clock, grants: (mut table, loaded), facts, budget, daemon, snapshots, loss } =
-        beginning;
-    let Replay { vault, machine, head, closed, snapshot, opened } = replay;
+    let Beginning {
+        replay,
+        journal,
+        clock,
+        grants: (mut table, loaded),
+        facts,
+        budget,
+        daemon,
+        snapshots,
+        loss,
+        audit_keep,
+    } = beginning;
+    let Replay { vault, machine, head, closed, snapshot, opened, emptied: _ } = replay;
     let daemon = Arc::new(Actor::from(daemon));
     let last = journal.last();
     if let Some((generation, digest)) = machine.keyring()
@@ -202,6 +234,12 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     table.begin()?;
     let epoch = machine.epoch().next().max(Epoch(time.wall.0 / 1000));
     let event = |what| Event { at: time.wall, actor: daemon.clone(), what };
+    let store = Store {
+        vault: Arc::clone(&vault),
+        reader: journal.reader(),
+        blobs: journal.blobs(),
+        snapshots: snapshots.place.clone(),
+    };
     let mut events = Vec::new();
     if machine.repository().is_none() {
         events.push(event(What::Founded(Founded {
@@ -222,18 +260,18 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     if let Some(aside) = loss {
         tracing::warn!(seq = %last.next(), aside, "the end of the log was lost, and that was accepted");
         events.push(event(What::LossAccepted(LossAccepted { seq: last.next(), aside })));
+        // What told of emptied records may have been lost, too.
+        if let Some(summarized) = summary::orphans(&store, last) {
+            tracing::warn!(records = ?summarized.records, "the summaries of some emptied records were lost");
+            events.push(event(What::Summarized(summarized)));
+        }
     }
 
     let (queue, commands) = seat::queue();
     let watermark = Arc::new(Watermark::new(last, head));
     let shared = Arc::new(Shared {
         facts,
-        store: Store {
-            vault: Arc::clone(&vault),
-            reader: journal.reader(),
-            blobs: journal.blobs(),
-            snapshots: snapshots.place.clone(),
-        },
+        store,
         watermark: Arc::clone(&watermark),
         budget: budget.clone(),
         epoch,
@@ -249,6 +287,8 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
             parts: journal.parts(),
             queue: queue.downgrade(),
             states: Reclaim::states(machine.states()),
+            clock,
+            audit_keep,
         })
         .map_err(StartError::Thread)?,
     };

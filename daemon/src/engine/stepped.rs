@@ -3,23 +3,29 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use stated_shared::{Actor, Epoch, Failure, Part, PrunePage, Request, Seq, SessionId, StateName, Verified, Version};
+use stated_shared::{
+    Actor, AuditEntry, AuditFilter, Epoch, Failure, Part, PrunePage, Request, Seq, SessionId, StateName, Timestamp,
+    Verified, Version,
+};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
+use super::ageing::{self, Beside};
 use super::commit::Restage;
 use super::owner::{Command, Halt, OwnPrune, Reading, Round, Submission as Submitted};
-use super::record::InlinePayload;
+use super::record::{self, InlinePayload};
 use super::retention::Retention;
 use super::rewrite::{NotRewritten, Rewriting};
 use super::service::{Opened, Service, Submission};
 use super::snapshot::{self, SnapshotError};
 use super::start::{Beginning, Begun, StartError, begin};
 use super::store::{Damage, Store};
-use super::{Outbox, delta, verify};
-use crate::journal::{LocalSnapshots, Mark, Part as PartOfLog};
-use crate::machine::{Ask, Machine};
+use super::summary::Runs;
+use super::{Outbox, audit, delta, verify};
+use crate::journal::{LocalSnapshots, Mark, Part as PartOfLog, Parts};
+use crate::machine::event::{self, Event, Summarized, What};
+use crate::machine::{Ask, Machine, Summed};
 
 /// The engine and its owner.
 pub(crate) struct Stepped(Begun);
@@ -112,9 +118,73 @@ impl Stepped {
         }
         let mut rewriting = Rewriting::begin(self.store(), &*parts, closed[at % closed.len()])?;
         while let Some(piece) = rewriting.read()? {
-            rewriting.write(&piece, &needed(self.machine(), &piece.payloads))?;
+            rewriting.write(&piece, &needed(self.machine(), &piece.payloads), &Runs::default())?;
         }
         rewriting.finish()
+    }
+
+    /// As the daemon lets observations age out by itself. What failed while a part was written anew, where anything did.
+    pub fn age(&mut self, keep_ms: u64) -> Result<Aged, Halt> {
+        let parts = self.0.owner.parts.journal.parts();
+        let (store, aged) = (self.store().clone(), Aged::default());
+        let mut ageing = Ageing { stepped: self, store, parts, aged };
+        ageing::age(&mut ageing, keep_ms)?;
+        Ok(ageing.aged)
+    }
+
+    /// Writes a closed part anew with all emptied that ages, although no summary tells of it.
+    pub fn empty(&self, at: usize) -> Result<u64, NotRewritten> {
+        let parts = self.0.owner.parts.journal.parts();
+        let closed: Vec<PartOfLog> = parts.list().into_iter().filter(|part| part.is_closed).collect();
+        let mut all = Runs::default();
+        all.add(&Summarized { part: Seq(0), last: Seq(0), records: vec![(Seq(1), Seq(u64::MAX))], by: Vec::new() });
+        self.write_anew(closed[at], &all)
+    }
+
+    /// Of each record whether it ages, and whether it was emptied.
+    pub fn ageing(&self) -> Vec<(bool, bool)> {
+        let store = self.store();
+        let of = |seq| {
+            let record = store.reader.record(Seq(seq)).expect("it reads");
+            let opened = record::open_unchained(&store.vault, &record).expect("it opens");
+            let has_some = |event: &Event| match &event.what {
+                What::Observed(observed) => event::ages(&observed.verb, &observed.outcome),
+                _ => false,
+            };
+            assert_eq!(opened.ages(), opened.events.iter().any(has_some), "record {seq} holds this and that");
+            (opened.ages(), opened.is_emptied())
+        };
+        (1..=self.0.engine.shared.watermark.get().0.0).map(of).collect()
+    }
+
+    fn write_anew(&self, part: PartOfLog, runs: &Runs) -> Result<u64, NotRewritten> {
+        let mut rewriting = Rewriting::begin(self.store(), &*self.0.owner.parts.journal.parts(), part)?;
+        while let Some(piece) = rewriting.read()? {
+            let payloads = piece.payloads.iter().map(|(seq, of)| (&of.state, of.version, *seq));
+            let needed = self.machine().states().needed(payloads);
+            rewriting.write(&piece, &needed, runs)?;
+        }
+        rewriting.finish()
+    }
+
+    /// Notes that a session read a version, as a fetch does.
+    pub fn fetched(&self, session: SessionId, state: StateName, version: Version) {
+        self.send(Command::Fetched { session, state, version });
+    }
+
+    /// All rows of the audit log.
+    pub fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, Failure> {
+        let matches = super::handle::matcher(filter.glob.clone()).expect("a glob");
+        let upto = (self.0.engine.shared.watermark.get().0, self.machine().summed());
+        let (mut rows, mut after) = (Vec::new(), None);
+        loop {
+            let page = audit::page(self.store(), upto, filter, &matches, after)?;
+            rows.extend(page.entries);
+            after = page.next;
+            if after.is_none() {
+                return Ok(rows);
+            }
+        }
     }
 
     /// How many parts of the log are closed.
@@ -214,5 +284,74 @@ impl Stepped {
 
     fn send(&self, command: Command) {
         assert!(self.0.engine.queue.try_send(command), "the queue is full");
+    }
+}
+
+/// What became of a look at the log.
+#[derive(Debug, Default)]
+pub(crate) struct Aged {
+    /// Bytes that are gone.
+    pub gone_bytes: u64,
+    /// Why a part was left as it is.
+    pub left: Option<NotRewritten>,
+}
+
+/// The stepped engine, as who lets observations age out beside it.
+struct Ageing<'a> {
+    stepped: &'a mut Stepped,
+    store: Store,
+    parts: Arc<dyn Parts>,
+    aged: Aged,
+}
+
+impl Beside for Ageing<'_> {
+    type Stop = Halt;
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn parts(&self) -> &dyn Parts {
+        &*self.parts
+    }
+
+    fn summed(&mut self) -> Result<(Option<Summed>, Timestamp), Halt> {
+        let now = super::handle::time(&self.stepped.0.owner.parts.clock).wall;
+        Ok((self.stepped.machine().summed().cloned(), now))
+    }
+
+    fn close(&mut self, part: PartOfLog) -> Result<bool, Halt> {
+        self.stepped.begin_part()?;
+        Ok(self.parts.list().iter().all(|now| now.first != part.first || now.is_closed))
+    }
+
+    fn append(&mut self, summarized: Box<Summarized>) -> Result<bool, Halt> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let done = Box::new(move |is_done| {
+            let _ = sender.send(is_done);
+        });
+        self.stepped.send(Command::SummarizeItself(summarized, done));
+        self.stepped.step()?;
+        Ok(receiver.try_recv().expect("it is told"))
+    }
+
+    fn empty(&mut self, part: PartOfLog, runs: &Runs) -> Result<bool, Halt> {
+        match self.stepped.write_anew(part, runs) {
+            Ok(gone_bytes) => self.aged.gone_bytes += gone_bytes,
+            Err(why) => self.aged.left = Some(why),
+        }
+        Ok(self.aged.left.is_none())
+    }
+
+    fn is_left(&self, _: &PartOfLog) -> bool {
+        self.aged.left.is_some()
+    }
+
+    fn leave(&mut self, _: &PartOfLog, why: NotRewritten) {
+        self.aged.left = Some(why);
+    }
+
+    fn pause(&mut self) -> Result<(), Halt> {
+        Ok(())
     }
 }

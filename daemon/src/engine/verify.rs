@@ -10,6 +10,7 @@ use super::record;
 use super::snapshot;
 use super::start::Replay;
 use super::store::{GONE, Store};
+use super::summary::{EMPTIED, Emptied};
 use crate::journal::{Journal, LocalSnapshots, ReadError};
 use crate::machine::event::{Change, Content, Event, What};
 use crate::vault;
@@ -32,6 +33,7 @@ pub(super) fn verify(
     let mut prev = Some(Digest::ZERO);
     let mut missing = None;
     let mut gone = Missing::default();
+    let mut emptied = Emptied::default();
     for n in 1..=last.0 {
         let seq = Seq(n);
         let (file, offset_bytes) = store.reader.place(seq);
@@ -63,6 +65,7 @@ pub(super) fn verify(
         prev = Some(record.mac);
         found.records += 1;
         gone.read(seq, &opened);
+        emptied.read(seq, &opened);
         if let Some(contents) = &mut contents {
             for event in &opened.events {
                 if let What::Pruned(pruned) = &event.what {
@@ -77,8 +80,12 @@ pub(super) fn verify(
             }
         }
     }
-    if contents.is_some() || !gone.is_empty() {
-        pruned_since(store, last, contents.as_mut(), &mut gone);
+    if contents.is_some() || !gone.is_empty() || !emptied.is_empty() {
+        told_since(store, last, contents.as_mut(), &mut gone, &mut emptied);
+    }
+    for &seq in emptied.left() {
+        let (file, offset_bytes) = store.reader.place(seq);
+        found.damage.push(Damage { file, offset_bytes, what: format!("record {seq}: {EMPTIED}") });
     }
     for (version, seq) in gone.left() {
         let (file, offset_bytes) = store.reader.place(seq);
@@ -123,13 +130,20 @@ pub(super) fn verify(
     found
 }
 
-/// Takes note of the prunes that became durable while the log was read.
-fn pruned_since(store: &Store, last: Seq, mut contents: Option<&mut Contents<'_>>, gone: &mut Missing) {
+/// Takes note of the prunes and summaries that became durable while the log was read.
+fn told_since(
+    store: &Store,
+    last: Seq,
+    mut contents: Option<&mut Contents<'_>>,
+    gone: &mut Missing,
+    emptied: &mut Emptied,
+) {
     let mut seq = last.next();
     while let Ok(record) = store.reader.record(seq) {
         // One that does not open is for the next verification to tell.
         if let Ok(opened) = record::open_unchained(&store.vault, &record) {
             gone.read(seq, &opened);
+            emptied.read(seq, &opened);
             for event in &opened.events {
                 if let (What::Pruned(pruned), Some(contents)) = (&event.what, &mut contents) {
                     contents.pruned(seq, pruned);

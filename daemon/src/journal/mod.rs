@@ -170,6 +170,11 @@ pub trait Reader: Send + Sync {
     /// The record of this number.
     fn record(&self, seq: Seq) -> Result<Record, ReadError>;
 
+    /// The first record of a part; where the others lie is not looked for.
+    fn first(&self, seq: Seq) -> Result<Record, ReadError> {
+        self.record(seq)
+    }
+
     /// The chain's MAC at the record of this number; the record itself is not read.
     fn mac(&self, seq: Seq) -> Result<Digest, ReadError> {
         self.record(seq).map(|record| record.mac)

@@ -282,6 +282,8 @@ pub fn old_or_new<S: Store>() {
     };
     let expected = [(1, 4, true), (5, 5, true), (6, 6, true), (7, 7, true), (8, 8, false)];
     assert_eq!(ranges(parts.list()), expected);
+    expected.iter().for_each(|(first, ..)| assert_eq!(reader.first(Seq(*first)).unwrap(), batch(*first)));
+    assert!(reader.first(Seq(9)).is_err());
     let renewed = |seq: u64| if seq == 2 || seq == 3 { cut(&batch(seq)) } else { batch(seq) };
 
     let mut given_up = parts.renew(Seq(1)).unwrap();

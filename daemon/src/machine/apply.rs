@@ -3,10 +3,10 @@
 use stated_shared::{CommittedState, LockId, LockInfo, Reply, Seq};
 
 use super::answers::Answer;
-use super::event::{Event, What};
+use super::event::{Event, Summarized, What};
 use super::locks::{Grant, Released, Tenure, Tie};
 use super::states::PruneEntry;
-use super::{Divergence, Machine, Motion};
+use super::{Divergence, Machine, Motion, Summed};
 
 /// A lease of the same boot never ends sooner than this after a start: its holder gets time to renew.
 const LEASE_GRACE_MS: u64 = 30_000;
@@ -135,8 +135,27 @@ impl Machine {
             What::LossAccepted(accepted) => {
                 self.loss = Some(accepted.clone());
             }
+            What::Summarized(summarized) => self.sum_up(seq, summarized),
         }
         Ok(())
+    }
+
+    /// Whoever meets the summary instead of what is summed up must know as much.
+    fn sum_up(&mut self, seq: Seq, summarized: &Summarized) {
+        let deeds = summarized.by.iter().flat_map(|of| &of.deeds).filter(|deed| deed.verb == "lock");
+        self.locked_before.extend(deeds.filter_map(|deed| deed.name.clone()));
+        let Summarized { part, last, .. } = *summarized;
+        match &mut self.summed {
+            Some(summed) if summed.part == part => {
+                summed.last = summed.last.max(last);
+                if summed.told.last() != Some(&seq) {
+                    summed.told.push(seq);
+                }
+            }
+            // Of records whose summary was lost.
+            Some(summed) if last <= summed.last => {}
+            summed => *summed = Some(Summed { part, last, told: vec![seq] }),
+        }
     }
 
     /// Folds a change of session locks or of the queue into the machine.

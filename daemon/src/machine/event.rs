@@ -51,6 +51,8 @@ pub enum What {
     LossAccepted(LossAccepted),
     /// Contents of old versions were given up; what is known of the versions stays.
     Pruned(Pruned),
+    /// Old reads, locks and unlocks were summed up; the records that told of them may be emptied.
+    Summarized(Summarized),
 }
 
 /// See [`What::Founded`].
@@ -255,6 +257,11 @@ pub struct Observed {
     pub count: u64,
 }
 
+/// What was read and locked needs to be told one by one for a while only; whatever else was observed stays.
+pub fn ages(verb: &str, outcome: &str) -> bool {
+    outcome == "ok" && matches!(verb, "get" | "lock" | "unlock")
+}
+
 /// See [`What::Closed`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Closed {}
@@ -315,6 +322,51 @@ pub struct Moved {
     /// What it is a patch from now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Version>,
+}
+
+/// See [`What::Summarized`]. A part of the log has as many as keep each of them short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summarized {
+    /// The first record of the part of the log.
+    pub part: Seq,
+    /// The last record that was looked at: none of the part up to there is looked at again.
+    pub last: Seq,
+    /// The records that are summed up, as first and last of each run, in their order. No other may be emptied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<(Seq, Seq)>,
+    /// What they told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by: Vec<SummarizedOf>,
+}
+
+/// What one user did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SummarizedOf {
+    /// Effective user ID.
+    pub uid: u32,
+    /// Effective group ID.
+    pub gid: u32,
+    /// The user's name at the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The daemon's host.
+    pub host: String,
+    /// Each verb and name once.
+    pub deeds: Vec<SummarizedDeed>,
+}
+
+/// Equal deeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SummarizedDeed {
+    /// `get`, `lock` or `unlock`.
+    pub verb: String,
+    /// To what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<StateName>,
+    /// How often.
+    pub count: u64,
+    /// When last.
+    pub last: Timestamp,
 }
 
 impl Payload {
@@ -398,7 +450,8 @@ impl What {
             | Self::Observed(_)
             | Self::Closed(_)
             | Self::Tagged(_)
-            | Self::LossAccepted(_) => false,
+            | Self::LossAccepted(_)
+            | Self::Summarized(_) => false,
         }
     }
 }

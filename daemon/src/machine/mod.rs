@@ -26,6 +26,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use stated_shared::{
     Digest, Epoch, Failure, Fence, Generation, Hold, LockId, Notice, Reply, RepositoryId, Selector, Seq, SessionId,
     StateName, Tag,
@@ -55,6 +56,18 @@ pub struct Machine {
     answers: Answers,
     frozen: bool,
     loss: Option<LossAccepted>,
+    summed: Option<Summed>,
+}
+
+/// How far old reads and locks are summed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summed {
+    /// The part of the log that was the last one, by its first record.
+    pub part: Seq,
+    /// The last record that was looked at.
+    pub last: Seq,
+    /// The records with the summaries of that part.
+    pub told: Vec<Seq>,
 }
 
 /// Journal and build disagree; callers stop, and never skip the event.
@@ -235,6 +248,17 @@ impl Machine {
     /// The last loss that somebody accepted.
     pub fn loss(&self) -> Option<&LossAccepted> {
         self.loss.as_ref()
+    }
+
+    /// The names that were locked by a session once.
+    #[cfg(test)]
+    pub fn locked_before(&self) -> &BTreeSet<StateName> {
+        &self.locked_before
+    }
+
+    /// How far old reads and locks are summed up.
+    pub fn summed(&self) -> Option<&Summed> {
+        self.summed.as_ref()
     }
 
     /// Whether nobody knows yet who holds what.

@@ -22,7 +22,7 @@ use super::locks::{Grant, Released, Tenure};
 use super::packed::{self, Links, Run};
 use super::remembered::{Numbered, Place, Remembered, SessionRun};
 use super::states::{CommitEntry, PruneEntry, VersionEntry};
-use super::{Divergence, Machine};
+use super::{Divergence, Machine, Summed};
 
 /// One line of a snapshot or of a frame. Actors and commits are referred to by their place among their kind, from 0.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub struct Facts {
     /// Bytes of payloads in records that were ever given up.
     #[serde(default, skip_serializing_if = "is_zero")]
     given_up_bytes: u64,
+    /// How far old reads and locks are summed up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    summed: Option<Summed>,
 }
 
 fn is_zero(bytes: &u64) -> bool {
@@ -226,6 +229,7 @@ impl Machine {
             answers,
             frozen: _,
             loss,
+            summed,
         } = self;
         let facts = Facts {
             repository: *repository,
@@ -237,6 +241,7 @@ impl Machine {
             loss: loss.clone(),
             age: answers.age(),
             given_up_bytes: states.given_up_bytes(),
+            summed: summed.clone(),
         };
         see(&Line::Machine(facts));
         let mut writing = Writing::new(see);
@@ -406,9 +411,10 @@ impl<'a> Restoring<'a> {
         }
         match line {
             Line::Machine(facts) => {
-                let Facts { repository, keyring, epoch, boot, fences, seq, loss, age, given_up_bytes } = facts;
+                let Facts { repository, keyring, epoch, boot, fences, seq, loss, age, given_up_bytes, summed } = facts;
                 self.begun = true;
-                *machine = Machine { repository, keyring, epoch, boot, fences, seq, loss, ..Machine::default() };
+                let default = Machine::default();
+                *machine = Machine { repository, keyring, epoch, boot, fences, seq, loss, summed, ..default };
                 machine.answers.restore_age(age);
                 machine.states.restore_given_up(given_up_bytes);
             }

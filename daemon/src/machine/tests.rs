@@ -13,6 +13,7 @@ use super::event::{Actor, BootId, Content, Event, Founded, Opened, Payload, What
 use super::*;
 
 mod prune;
+mod summary;
 
 fn name(n: u8) -> StateName {
     StateName::parse(&format!("state/{n}")).unwrap()
@@ -819,6 +820,7 @@ fn the_stored_form_of_each_event_stays_as_it_is() {
         (include_str!("../../tests/fixtures/events-1.jsonl"), golden_events()),
         (include_str!("../../tests/fixtures/events-tagged.jsonl"), golden_tags()),
         (include_str!("../../tests/fixtures/events-pruned.jsonl"), prune::golden()),
+        (include_str!("../../tests/fixtures/events-summarized.jsonl"), summary::golden()),
     ];
     for (golden, events) in fixtures {
         let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();

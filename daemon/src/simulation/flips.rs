@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use stated_shared::{
-    Bytes, Change, Commit, Content, Expect, FailureKind, Prune, Request, SerialRule, StateName, Version,
+    Bytes, Change, Commit, Content, Expect, FailureKind, Prune, Request, SerialRule, SessionId, StateName, Version,
 };
 
 use super::host::{Daemon, Host, NotStarted};
@@ -113,7 +113,9 @@ impl Directory {
                 changes.push(Change { state, expect: Expect::Any, content: Content::Inline(Bytes(bytes)) });
             }
             number += 1;
+            daemon.engine.fetched(SessionId([1; 16]), changes[0].state.clone(), Version(1));
             ask(&mut host, &mut daemon, number, changes);
+            host.pass_ms(1500);
             if round == 8 || round == 16 {
                 host.snapshot(&daemon).unwrap();
             }
@@ -131,6 +133,12 @@ impl Directory {
         assert!(matches!(&answers[..], [(_, Ok(_))]), "{answers:?}");
         let gone: u64 = (0..daemon.engine.closed_parts()).map(|at| daemon.engine.rewrite(at).unwrap()).sum();
         assert!(gone > 20_000, "{gone} bytes less");
+        // What was read leaves some, and nothing is left to be noted.
+        host.pass_ms(60_000);
+        host.step(&mut daemon, &mut random).1.unwrap();
+        assert!(daemon.engine.age(50_000).unwrap().gone_bytes > 2000);
+        let emptied = daemon.engine.ageing().iter().filter(|(_, emptied)| *emptied).count();
+        assert!(emptied >= 5, "{emptied} records were emptied");
         let versions = written.len();
         written.retain(|(state, version), _| *state != pruned || *version > 24 - 6);
         let engine = &daemon.engine;

@@ -11,13 +11,14 @@ use tokio_util::task::TaskTracker;
 use crate::boot::{self, OpenedJournal};
 use crate::config::Settings;
 use crate::disk::sim::{Random, SimDisk};
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Access, Disk, RealDisk};
 use crate::engine::{
-    Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, Retention, SnapshotError, Snapshots, StartError,
-    Stepped, Submission,
+    AuditKeep, Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, Retention, SnapshotError, Snapshots,
+    StartError, Stepped, Submission,
 };
 use crate::host::{BootId, Clock, GrantTable, Held, SecretSource, seeded};
 use crate::journal::{Ended, LocalSnapshots, OpenMode, Presence, presence};
+use crate::machine::Machine;
 use crate::vault::{Identities, create_identity};
 
 /// Begins a new log file far more often than a daemon does.
@@ -102,6 +103,7 @@ impl Host {
             recipients: Vec::new(),
             content_memory_bytes: 1 << 30,
             retention: Retention::default(),
+            audit_keep: AuditKeep::FOR_EVER,
             accept_loss: None,
         };
         // One for the life of the process: a clock is copied to wherever it is read.
@@ -154,6 +156,7 @@ impl Host {
             state_dir: self.settings.state_dir.clone(),
             socket: self.settings.socket.clone(),
             retention: Vec::new(),
+            audit: String::new(),
         };
         let beginning = Beginning {
             replay,
@@ -166,6 +169,7 @@ impl Host {
             // Written by a thread of their own, which no seed holds.
             snapshots: Snapshots { place: None, is_due: false },
             loss,
+            audit_keep: AuditKeep::FOR_EVER,
         };
         let engine = Stepped::begin(beginning, &TaskTracker::new()).map_err(NotStarted::Start)?;
         let mut daemon = Daemon { engine, ended, connections: Vec::new() };
@@ -179,6 +183,28 @@ impl Host {
             .map(|(id, mut opened)| (id, opened.try_recv().expect("it is answered").expect("it is let in").connection))
             .collect();
         Ok(daemon)
+    }
+
+    /// What a start replays now; without snapshots everything.
+    pub fn replayed(&self) -> Machine {
+        let opened = boot::open(&self.under, &self.settings, &self.identities, OpenMode::ReadOnly).unwrap();
+        opened.journal.replay.machine().clone()
+    }
+
+    /// Removes the snapshots.
+    pub fn forget_snapshots(&self) {
+        let place = LocalSnapshots::new(Arc::clone(&self.under), &self.settings.state_dir);
+        for seq in place.list().unwrap().0 {
+            self.under.remove(&self.settings.state_dir.join(place.place(seq))).unwrap();
+        }
+    }
+
+    /// Flips a bit of a file.
+    pub fn flip(&self, file: &str, at: u64) {
+        let file = self.under.open(&self.settings.state_dir.join(file), Access::Write).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_at(&[byte[0] ^ 1], at).unwrap();
     }
 
     /// Queues a request of a session.

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stated_shared::{
-    Bytes, Change, Commit, Content, Expect, FailureKind, Lock, LockId, Prune, Request, SerialRule, StateName, Version,
-    Wait,
+    AuditFilter, Bytes, Change, Commit, Content, Expect, Failure, FailureKind, Lock, LockId, Prune, Request,
+    SerialRule, SessionId, StateName, Version, Wait,
 };
 
 use super::host::{Answer, Daemon, Host, NotStarted, SESSIONS, lock_id};
 use super::model::{Asked, Got, Model, Recipe};
 use crate::disk::sim::{Fault, Random, SimDisk};
-use crate::engine::{Retention, Section};
+use crate::engine::{Aged, Retention, Section};
 use crate::journal::{Ended, Presence};
 
 const NAMES: &[&str] = &["a", "b", "c/d", "e", "f"];
@@ -18,6 +18,8 @@ const NAMES: &[&str] = &["a", "b", "c/d", "e", "f"];
 const FAULT_WITHIN: u64 = 40;
 /// Acknowledged commits that are asked for again after a restart.
 const RETRIED: usize = 3;
+
+type Tally = BTreeMap<(String, String), u64>;
 
 pub struct Life {
     host: Host,
@@ -34,6 +36,10 @@ pub struct Life {
     cuts: u64,
     /// Bytes of given up payloads that are gone from the log.
     pub gone_bytes: u64,
+    /// Bytes of old observations that are.
+    pub aged_bytes: u64,
+    /// How often each of what ages was durably done to each name.
+    tally: Tally,
 }
 
 impl Life {
@@ -50,6 +56,8 @@ impl Life {
             was_closed: false,
             cuts: 0,
             gone_bytes: 0,
+            aged_bytes: 0,
+            tally: Tally::new(),
         }
     }
 
@@ -158,6 +166,74 @@ impl Life {
         }
     }
 
+    /// Reads something and locks something for a moment, of which nobody waits for an answer.
+    pub fn look(&mut self) {
+        let name = StateName::parse(&format!("seen/{}", self.random.below(5))).unwrap();
+        let id = lock_id(&mut self.random);
+        let daemon = self.daemon.as_ref().expect("a daemon runs");
+        daemon.engine.fetched(SessionId([1; 16]), StateName::parse("a").unwrap(), Version(1));
+        let lock = Lock { id: Some(id.clone()), wait: Wait::No, ..Lock::exclusive(vec![name], "lock") };
+        for request in [Request::Lock(lock), Request::Unlock { id }] {
+            self.number += 1;
+            self.host.ask(daemon, 0, self.number, request);
+        }
+    }
+
+    /// Lets observations age out: how often what was done stays. Whether the daemon goes on.
+    pub fn age(&mut self) -> bool {
+        // Whatever waits to be noted is.
+        self.host.pass_ms(2000);
+        if !self.step(Vec::new()) {
+            return false;
+        }
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        let before = tally(&daemon);
+        let aged = daemon.engine.age(1000);
+        let was_hit = self.host.disk.was_hit();
+        match aged {
+            Ok(Aged { gone_bytes, left }) => {
+                assert!(left.is_none() || was_hit, "nothing failed: {left:?}");
+                self.aged_bytes += gone_bytes;
+                let after = tally(&daemon);
+                if let (Ok(before), Ok(after)) = (&before, &after) {
+                    assert_eq!(after, before, "summed up is as often as one by one");
+                }
+                self.daemon = Some(daemon);
+                self.note(after)
+            }
+            Err(halt) => {
+                assert!(was_hit, "it halts, and nothing failed: {halt:?}");
+                self.note(before);
+                false
+            }
+        }
+    }
+
+    /// Takes note of what was done as often; whether it could be read.
+    fn note(&mut self, tally: Result<Tally, Failure>) -> bool {
+        match tally {
+            Ok(tally) => {
+                self.tally = tally;
+                true
+            }
+            Err(failure) => {
+                assert!(self.host.disk.was_hit(), "nothing failed: {failure:?}");
+                false
+            }
+        }
+    }
+
+    /// What was done as often stays so, whatever a crash left, and so does what is known of it.
+    fn check_tally(&mut self, daemon: &Daemon) {
+        let Ok(now) = tally(daemon) else { return assert!(self.host.disk.was_hit(), "nothing failed") };
+        for (deed, count) in &self.tally {
+            assert!(now.get(deed) >= Some(count), "{deed:?} {count} times, and now {:?}", now.get(deed));
+        }
+        let locked = now.keys().filter(|(verb, _)| verb == "lock").map(|(_, name)| name.as_str());
+        assert!(daemon.engine.machine().locked_before().iter().map(StateName::as_str).eq(locked));
+        self.tally = now;
+    }
+
     /// A prune of a state to its newest content.
     pub fn prune_one(&mut self, name: &str) -> Asked {
         self.number += 1;
@@ -218,6 +294,9 @@ impl Life {
             Ok(daemon) => {
                 assert!(!was_closed || daemon.ended == Ended::Closed, "{:?} after a clean stop", daemon.ended);
                 self.model.check(&daemon, &mut self.open);
+                if self.random.one_in(3) {
+                    self.check_tally(&daemon);
+                }
                 self.daemon = Some(daemon);
                 self.was_started = true;
                 true
@@ -239,6 +318,9 @@ impl Life {
     fn serve(&mut self) {
         for step in 0..=self.random.below(9) {
             let asked = if step == 0 { self.retries() } else { self.some_requests() };
+            if self.random.one_in(2) {
+                self.look();
+            }
             if !self.step(asked) {
                 return;
             }
@@ -250,6 +332,9 @@ impl Life {
                 self.rewrite(at);
             }
             if self.random.one_in(8) && !self.retain() {
+                return;
+            }
+            if self.random.one_in(6) && !self.age() {
                 return;
             }
         }
@@ -406,4 +491,18 @@ impl Life {
         let message = Some(self.number.to_string());
         Commit { changes, locks, message, labels: BTreeMap::new(), serials: SerialRule::Refuse }
     }
+}
+
+/// What the audit log says of what ages, session locks and not leases.
+fn tally(daemon: &Daemon) -> Result<Tally, Failure> {
+    let mut tally = Tally::new();
+    for row in daemon.engine.audit(&AuditFilter::default())? {
+        let is_lease = row.note.as_ref().is_some_and(|note| note.starts_with("lease"));
+        if ["get", "lock", "unlock"].contains(&row.verb.as_str()) && !is_lease {
+            // What was done to a lock that is known no more has none.
+            let name = row.name.map_or_else(String::new, |name| name.to_string());
+            *tally.entry((row.verb, name)).or_default() += row.count;
+        }
+    }
+    Ok(tally)
 }

@@ -4,6 +4,7 @@
 //! sealing draws are fresh in every run, so a seed repeats the requests and the faults, and nearly always the sectors
 //! too; the disk that a failing run ended with is written to a directory for a look at exactly that one.
 
+mod aged;
 mod faults;
 mod flips;
 mod held;
@@ -35,7 +36,7 @@ fn promise_1_acknowledged_commits_survive_power_loss() {
     // So many lives can be lived in parts.
     let begin = number("STATED_SIM_FIRST").unwrap_or(0);
     // Always the same lives in a usual run: a change that fails is at fault.
-    let done: Vec<(u64, u64)> = std::thread::scope(|scope| {
+    let done: Vec<[u64; 3]> = std::thread::scope(|scope| {
         let share = |first| {
             let seeds = (begin + first..begin + lives).step_by(THREADS as usize);
             scope.spawn(move || seeds.map(live).collect::<Vec<_>>())
@@ -43,11 +44,13 @@ fn promise_1_acknowledged_commits_survive_power_loss() {
         let threads: Vec<_> = (0..THREADS).map(share).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("a life failed")).collect()
     });
-    let (acknowledged, gone_bytes) = done.iter().fold((0, 0), |sum: (u64, u64), of| (sum.0 + of.0, sum.1 + of.1));
+    let [acknowledged, gone_bytes, aged_bytes] =
+        done.iter().fold([0; 3], |sum: [u64; 3], of| std::array::from_fn(|at| sum[at] + of[at]));
     eprintln!("{lives} lives of {CUTS_PER_LIFE} power cuts from seed {begin} on, {acknowledged} acknowledgements");
-    eprintln!("{gone_bytes} bytes of pruned contents left the log");
+    eprintln!("{gone_bytes} bytes of pruned contents left the log, and {aged_bytes} of old observations");
     assert!(acknowledged > lives * CUTS_PER_LIFE, "the load was no load");
     assert!(gone_bytes > lives * 1000, "little was written anew");
+    assert!(aged_bytes > lives * 1000, "little was summed up");
 }
 
 /// The syncs of the state directory, each with the files or directories that it is of.
@@ -85,10 +88,10 @@ fn a_sync_that_is_not_done_is_found_out() {
     }
 }
 
-/// Acknowledgements, and bytes that are gone from the log.
-fn live(seed: u64) -> (u64, u64) {
+/// Acknowledgements, bytes of contents that are gone from the log, and of observations.
+fn live(seed: u64) -> [u64; 3] {
     let mut life = Witness { seed, life: Life::new(seed) };
-    (life.life.live(CUTS_PER_LIFE), life.life.gone_bytes)
+    [life.life.live(CUTS_PER_LIFE), life.life.gone_bytes, life.life.aged_bytes]
 }
 
 /// Says how to repeat a life that failed, and keeps its disk.

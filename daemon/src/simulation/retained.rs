@@ -8,7 +8,7 @@ use super::host::{Daemon, Host};
 use crate::disk::sim::Random;
 use crate::engine::{Retention, Section};
 
-fn put(host: &mut Host, daemon: &mut Daemon, number: u64, name: &str, content: &str) {
+pub(super) fn put(host: &mut Host, daemon: &mut Daemon, number: u64, name: &str, content: &str) {
     let state = StateName::parse(name).unwrap();
     let content = Content::Inline(Bytes(content.as_bytes().to_vec()));
     let changes = vec![Change { state, expect: Expect::Any, content }];

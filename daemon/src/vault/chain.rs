@@ -25,10 +25,15 @@ pub fn same(a: &Digest, b: &Digest) -> bool {
 pub(super) fn link(key: &[u8; 32], prev: Digest, seq: Seq, metadata: &[&[u8]]) -> Digest {
     let mut hash = Sha256::new();
     metadata.iter().for_each(|piece| hash.update(piece));
+    link_over(key, prev, seq, &Digest(hash.finalize().into()))
+}
+
+/// As [`link`], where the SHA-256 of the metadata is all that is left of it.
+pub(super) fn link_over(key: &[u8; 32], prev: Digest, seq: Seq, metadata: &Digest) -> Digest {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
     mac.update(&prev.0);
     mac.update(&seq.0.to_be_bytes());
-    mac.update(&hash.finalize());
+    mac.update(&metadata.0);
     Digest(mac.finalize().into_bytes().into())
 }
 

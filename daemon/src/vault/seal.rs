@@ -145,6 +145,12 @@ impl Vault {
         chain::link(&self.keyring.chain_key.0, prev, seq, metadata)
     }
 
+    /// As [`Vault::chain`], of a record of which metadata only the SHA-256 is left.
+    #[must_use]
+    pub fn chain_over(&self, prev: Digest, seq: Seq, metadata: &Digest) -> Digest {
+        chain::link_over(&self.keyring.chain_key.0, prev, seq, metadata)
+    }
+
     /// A key of its own for one use, derived from the chain key.
     #[must_use]
     pub fn derive_key(&self, label: &str) -> Zeroizing<[u8; 32]> {

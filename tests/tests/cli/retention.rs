@@ -1,7 +1,7 @@
-//! What the daemon prunes by itself, and the room that the log gives back.
+//! What the daemon prunes and sums up by itself, and the room that the log gives back.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -78,6 +78,8 @@ fn a_policy_that_says_nothing_or_something_odd_is_78() {
         ("[retention]\nkeep_last = 0\n", "keep_last is 0"),
         ("[retention]\nkeep_within = \"soon\"\n", "soon"),
         ("[retention]\nkeep_lats = 3\n", "keep_lats"),
+        ("[audit]\nkeep = \"0s\"\n", "0s"),
+        ("[audit]\nkeep = 90\n", "90"),
         ("[[retention]]\nkeep_last = 1\nglob = \"prod/[\"\n", "prod/["),
     ] {
         configure(&host, section);
@@ -131,17 +133,83 @@ fn small_contents_that_were_pruned_leave_the_log() {
     check(&host);
 }
 
+#[test]
+fn what_was_read_and_locked_long_ago_is_summed_up() {
+    let host = Host::new();
+    let mut random = Random::new();
+    // A log file that holds less is not closed for this.
+    let contents: Vec<Vec<u8>> = (0..2).map(|_| random.bytes(50_000)).collect();
+    configure(&host, "[audit]\nkeep = \"forever\"\n");
+    for content in &contents {
+        host.put("app", content);
+    }
+    for _ in 0..3 {
+        assert_eq!(host.get("app"), contents[1]);
+        host.run(["lock", "-n", "job", "--", "true"]);
+    }
+    host.statectl(["put", "app", "--if-absent"]).stdin("x").run().code(65);
+    let of = |verb: &str| host.statectl(["audit", "--verb", verb, "--json"]).run().ok().objects();
+    let refused = of("commit").into_iter().filter(|row| row["outcome"] != "ok").collect::<Vec<_>>();
+    assert_eq!(refused.len(), 1);
+    assert!(host.run(["status"]).contains("one by one for ever"));
+    host.stop_daemon();
+    // Whatever is there is older than this.
+    configure(&host, "[audit]\nkeep = \"1us\"\n");
+    host.run(["ls"]);
+    await_so("a summary", || (!of("summarize").is_empty()).then_some(()));
+    let check = || {
+        for (verb, name) in [("get", "app"), ("lock", "job"), ("unlock", "job")] {
+            let rows = of(verb);
+            assert_eq!(rows.len(), 1, "{rows:?}");
+            let (row, actor) = (&rows[0], &rows[0]["actor"]);
+            assert_eq!(
+                (&row["name"], &row["count"], &row["outcome"]),
+                (&name.into(), &3.into(), &"ok".into()),
+                "{row}"
+            );
+            assert_eq!(
+                (&row["note"], &actor["pid"], &actor["comm"]),
+                (&"summed up".into(), &Value::Null, &Value::Null)
+            );
+            assert!(
+                actor["uid"] == refused[0]["actor"]["uid"] && actor["user"] == refused[0]["actor"]["user"],
+                "{row}"
+            );
+            assert!(row["time"].as_str() <= refused[0]["time"].as_str(), "{row}");
+        }
+        assert_eq!(of("summarize")[0]["actor"]["comm"], "stated", "by the daemon");
+        let left = of("commit").into_iter().filter(|row| row["outcome"] != "ok").collect::<Vec<_>>();
+        assert_eq!(left, refused, "who was refused stays told");
+        host.statectl(["verify", "--read-data"]).run().ok();
+    };
+    check();
+    host.stop_daemon();
+    configure(&host, "");
+    host.verify();
+    // A snapshot less: the whole log is replayed.
+    let _ = fs::remove_dir_all(host.state_dir().join("snap"));
+    check();
+    assert_eq!(host.get("app@1"), contents[0]);
+    host.stop_daemon();
+    let Some((_, rows)) = recovered(&host) else { return };
+    assert!(rows.len() == 2 && rows.iter().all(|row| row["status"] == "ok"), "{rows:?}");
+}
+
 /// Stock tools read the log that was written anew.
-fn check_recovered(host: &Host, contents: &[Vec<u8>]) {
+fn recovered(host: &Host) -> Option<(PathBuf, Vec<Value>)> {
     if !["bash", "age", "zstd", "jq", "sha256sum"].iter().all(|name| tool(name)) {
-        return;
+        return None;
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/recover.sh");
     let out = host.path("out");
     let (dir, key) = (host.state_dir(), host.identity());
     host.call("bash", [script.as_os_str(), dir.as_os_str(), key.as_os_str(), out.as_os_str()]).run().ok();
     let index = String::from_utf8(read(&out.join("index.jsonl"))).unwrap();
-    let rows: Vec<Value> = index.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    Some((out, index.lines().map(|line| serde_json::from_str(line).unwrap()).collect()))
+}
+
+fn check_recovered(host: &Host, contents: &[Vec<u8>]) {
+    let Some((out, rows)) = recovered(host) else { return };
     assert_eq!(rows.len(), 46);
     for row in rows.iter().filter(|row| row["state"] == "app") {
         let n = row["version"].as_u64().unwrap() as usize;

@@ -20,7 +20,7 @@ use crate::engine::commit::StagedBytes;
 use crate::engine::follower::Follower;
 use crate::engine::grants::{Doubt, GrantBook, Restored};
 use crate::engine::handle;
-use crate::engine::observed::{Deed, Observations};
+use crate::engine::observed::{Deed, Kept, Observations};
 use crate::engine::outbox::Outbox;
 use crate::engine::preparation::Preparation;
 use crate::engine::reclaim::Reclaim;
@@ -30,7 +30,7 @@ use crate::engine::service::{ConnectionId, Opened};
 use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
-use crate::machine::event::{Actor, Closed, Event, What};
+use crate::machine::event::{Actor, Closed, Event, Summarized, What};
 use crate::machine::{Ask, Context, Machine, Motion, Step, Time, Verdict};
 use crate::vault::{SealError, Vault};
 
@@ -93,6 +93,8 @@ pub(super) enum Command {
     /// Somebody wants to read the audit log up to now.
     Flush(oneshot::Sender<()>),
     PruneItself(Box<OwnPrune>),
+    /// Old reads and locks are summed up; what is called once it is durable, or has no room.
+    SummarizeItself(Box<Summarized>, Box<dyn FnOnce(bool) + Send>),
     /// The part of the log that records are added to shall be closed; what is called once it is, or cannot be.
     BeginPart(Box<dyn FnOnce() + Send>),
     /// Somebody was turned away.
@@ -193,6 +195,8 @@ pub(super) struct Owner {
     unsettled: bool,
     /// A new part of the log is wanted after this batch.
     begins_part: Option<Box<dyn FnOnce() + Send>>,
+    /// Who wants to read the audit log up to now.
+    flushes: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Owner {
@@ -211,6 +215,7 @@ impl Owner {
             no_room_until: None,
             unsettled: true,
             begins_part: None,
+            flushes: Vec::new(),
         }
     }
 
@@ -272,15 +277,19 @@ impl Owner {
             return Ok(Round::Stop);
         }
         self.finish(RecordKind::Batch)?;
+        self.finish_observations()?;
         Ok(Round::Done { taken })
     }
 
     /// The last record; then nothing unsynced can follow.
     pub(super) fn close(mut self) -> Result<(), Halt> {
         while self.observations.due_boottime_ms().is_some() {
-            self.flush_observations()?;
-            self.finish(RecordKind::Batch)?;
+            for kept in [Kept::ForEver, Kept::ForAWhile] {
+                self.flush_observations(kept)?;
+                self.finish(RecordKind::Batch)?;
+            }
         }
+        self.finish_observations()?;
         let event = Event { at: self.time.wall, actor: self.parts.daemon.clone(), what: What::Closed(Closed {}) };
         let prepared = self.prepare(vec![Step::Record(Box::new(event))], BTreeMap::new());
         self.batch.is_urgent = true;
@@ -313,15 +322,13 @@ impl Owner {
                 self.batch.told.push(Told::Reply(outbox, number, answer));
             }
             Command::Flush(done) => {
-                if !self.is_out_of_room() {
-                    self.flush_observations()?;
-                }
-                self.batch.told.push(Told::Run(Box::new(move || {
+                self.flushes.push(Box::new(move || {
                     // Whoever asked may be gone.
                     let _ = done.send(());
-                })));
+                }));
             }
             Command::PruneItself(own) => self.prune_itself(*own)?,
+            Command::SummarizeItself(summarized, done) => self.summarize_itself(*summarized, done)?,
             Command::BeginPart(done) => self.begins_part = Some(done),
             Command::Denied(actor) => {
                 let outcome = FailureKind::Denied.as_str();

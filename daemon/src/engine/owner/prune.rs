@@ -9,7 +9,7 @@ use super::batch::{Prepared, Told};
 use super::{Halt, Owner, no_room};
 use crate::engine::commit::StagedBytes;
 use crate::journal::{AppendError, Fate};
-use crate::machine::event::What;
+use crate::machine::event::{Event, Summarized, What};
 use crate::machine::{Ask, Context, Decision, PruneAsk, Step, Verdict};
 
 /// A prune in the daemon's own name.
@@ -43,6 +43,27 @@ impl Owner {
         };
         // Whoever asked may be gone.
         self.batch.told.push(Told::Run(Box::new(move || drop(done.send(told)))));
+        Ok(())
+    }
+
+    /// Sums up what is old. On a full disk it waits.
+    pub(super) fn summarize_itself(
+        &mut self,
+        summarized: Summarized,
+        done: Box<dyn FnOnce(bool) + Send>,
+    ) -> Result<(), Halt> {
+        let (at, actor) = (self.time.wall, self.parts.daemon.clone());
+        let event = Event { at, actor, what: What::Summarized(summarized) };
+        let prepared = self.prepare(vec![Step::Record(Box::new(event))], BTreeMap::new());
+        let is_done = match self.make_room(&prepared) {
+            Ok(()) => {
+                self.fold(prepared)?;
+                true
+            }
+            Err(error) if error.fate() == Fate::Refuse => false,
+            Err(error) => return Err(error.into()),
+        };
+        self.batch.told.push(Told::Run(Box::new(move || done(is_done))));
         Ok(())
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::batch::Told;
 use super::{Halt, Owner};
 use crate::engine::grants::Doubt;
 use crate::engine::handle;
-use crate::engine::observed::Deed;
-use crate::journal::Fate;
+use crate::engine::observed::{Deed, Kept};
+use crate::journal::{Fate, RecordKind};
 use crate::machine::{Grant, Motion, Step, Tenure, TimedOut};
 use stated_shared::FailureKind;
 
@@ -46,8 +47,8 @@ impl Owner {
         if self.parts.machine.next_deadline_boottime_ms().is_some_and(|deadline| deadline <= now) {
             self.unsettled = true;
         }
-        if self.observations.due_boottime_ms().is_some_and(|due| due <= now) && !self.is_out_of_room() {
-            self.flush_observations()?;
+        if self.observations_are_due() {
+            self.flush_observations(Kept::ForEver)?;
         }
         if self.parts.follower.due_boottime_ms().is_some_and(|due| due <= now) {
             self.parts.follower.hand_over();
@@ -59,8 +60,25 @@ impl Owner {
         self.no_room_until.is_some_and(|until| until > self.time.boottime_ms)
     }
 
-    pub(super) fn flush_observations(&mut self) -> Result<(), Halt> {
-        let steps = self.observations.take().into_iter().map(|event| Step::Record(Box::new(event))).collect();
+    /// What reads and locks leave, in records of their own behind the one that was answered: of this round nobody waits for
+    /// it but who wants to read the audit log.
+    pub(super) fn finish_observations(&mut self) -> Result<(), Halt> {
+        if self.observations_are_due() {
+            self.flush_observations(Kept::ForAWhile)?;
+        } else if self.flushes.is_empty() {
+            return Ok(());
+        }
+        self.batch.told.extend(self.flushes.drain(..).map(Told::Run));
+        self.finish(RecordKind::Batch)
+    }
+
+    fn observations_are_due(&self) -> bool {
+        let due = self.observations.due_boottime_ms();
+        due.is_some_and(|due| due <= self.time.boottime_ms || !self.flushes.is_empty()) && !self.is_out_of_room()
+    }
+
+    pub(super) fn flush_observations(&mut self, kept: Kept) -> Result<(), Halt> {
+        let steps = self.observations.take(kept).into_iter().map(|event| Step::Record(Box::new(event))).collect();
         let prepared = self.prepare(steps, BTreeMap::new());
         match self.make_room(&prepared) {
             Ok(()) => self.fold(prepared),

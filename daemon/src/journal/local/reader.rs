@@ -11,9 +11,9 @@ use super::super::{OpenError, Part, ReadError, Reader, Record};
 use super::blobs;
 use super::format;
 use super::header::{HEADER_LEN_MAX, Header};
-use super::index::{Earlier, Indexed, offset};
+use super::index::{Earlier, Indexed, header_at, offset};
 use super::segment::{LOG_DIR, NEXT_FILE, RENEWED_FILE, file_name, parse_file_name};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Access, Disk, DiskFile};
 
 /// The index, shared with the writer.
 pub(super) struct LocalReader {
@@ -207,6 +207,23 @@ impl Reader for LocalReader {
         }
         bytes.drain(..header_len);
         Ok(Record { seq, mac: header.mac, cut_bytes: header.cut_bytes, sealed: bytes })
+    }
+
+    fn first(&self, seq: Seq) -> Result<Record, ReadError> {
+        let relative = Self::relative(seq);
+        let file = self.disk.open(&self.dir.join(&relative), Access::Read).map_err(self.failed(&relative))?;
+        let len = file.stat().map_err(self.failed(&relative))?.len;
+        match header_at(&*file, 0, len).map_err(self.failed(&relative))? {
+            Some((header, line_len)) if header.seq == seq => {
+                let mut sealed = vec![0; header.len];
+                file.read_exact_at(&mut sealed, line_len as u64).map_err(self.failed(&relative))?;
+                Ok(Record { seq, mac: header.mac, cut_bytes: header.cut_bytes, sealed })
+            }
+            _ => {
+                let what = "no header of this record".to_owned();
+                Err(ReadError::Damaged { file: relative, offset_bytes: 0, what })
+            }
+        }
     }
 
     fn mac(&self, seq: Seq) -> Result<Digest, ReadError> {
