@@ -2,7 +2,8 @@
 //! nothing else) and with what must come out of it.
 //!
 //! A build that changes the format adds one and touches none:
-//! `STATED_GOLDEN=tests/golden/NAME cargo test -p stated-tests --test golden -- --ignored --exact make`, or `make_renewed`.
+//! `STATED_GOLDEN=tests/golden/NAME cargo test -p stated-tests --test golden -- --ignored --exact make`, or
+//! `make_renewed`, or `make_summarized`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -70,6 +71,8 @@ fn promise_12_every_older_format_opens_for_ever() {
         let host = Host::new();
         copy(&directory.join("state"), &host.state_dir());
         fs::create_dir_all(host.config_dir()).expect("a directory");
+        // However old they are.
+        fs::write(host.config_dir().join("config.toml"), "[audit]\nkeep = \"forever\"\n").expect("written");
         fs::copy(directory.join("identity.txt"), host.identity()).expect("copied");
         host.chmod(&host.identity(), 0o600);
         let expected: Vec<Value> = String::from_utf8(read(&directory.join("expected.jsonl")))
@@ -86,6 +89,10 @@ fn promise_12_every_older_format_opens_for_ever() {
             }
         }
         assert_eq!(told(&host), expected, "{directory:?}");
+        if let Ok(rows) = fs::read_to_string(directory.join("summed-up.jsonl")) {
+            let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+            assert!(!rows.is_empty() && summed_up(&host) == rows, "{directory:?}");
+        }
         let lease = host.locks();
         assert_eq!(lease[0]["name"], "app/config", "its lease is held still");
         host.put("app/new", b"on top of it");
@@ -101,12 +108,14 @@ fn promise_12_every_older_format_opens_for_ever() {
 #[test]
 #[ignore = "it writes a directory that is to be kept"]
 fn make() {
-    make_with(|host| {
-        for version in 0..4 {
-            host.put("app/retention", format!("version {version}").as_bytes());
-        }
-        host.run(["prune", "--keep-last", "2", "app/retention"]);
-    });
+    make_with(prune_some);
+}
+
+fn prune_some(host: &Host) {
+    for version in 0..4 {
+        host.put("app/retention", format!("version {version}").as_bytes());
+    }
+    host.run(["prune", "--keep-last", "2", "app/retention"]);
 }
 
 /// As above, but that so much is pruned that the log is written anew.
@@ -129,9 +138,45 @@ fn make_renewed() {
     });
 }
 
-fn make_with(prune: impl FnOnce(&Host)) {
+/// As the first, but that what was read and locked is summed up.
+#[test]
+#[ignore = "it writes a directory that is to be kept"]
+fn make_summarized() {
+    let host = make_with(|host| {
+        prune_some(host);
+        for _ in 0..2 {
+            host.get("app/large");
+            host.run(["lock", "-n", "app/job", "--", "true"]);
+            // Whoever asks for it finds it written down, so each round has a record.
+            host.run(["audit"]);
+        }
+        host.statectl(["put", "app/config", "--if-absent"]).stdin("x").run().code(65);
+        host.stop_daemon();
+        fs::create_dir_all(host.config_dir()).expect("a directory");
+        fs::write(host.config_dir().join("config.toml"), "[audit]\nkeep = \"1us\"\n").expect("written");
+        let began = std::time::Instant::now();
+        while summed_up(host).is_empty() {
+            assert!(began.elapsed() < stated_tests::LIMIT, "nothing is summed up");
+        }
+    });
+    let to = named();
+    let lines: String = summed_up(&host).iter().map(|row| format!("{row}\n")).collect();
+    fs::write(to.join("summed-up.jsonl"), lines).expect("written");
+}
+
+/// What the audit log says of what was summed up.
+fn summed_up(host: &Host) -> Vec<Value> {
+    let rows = host.statectl(["audit", "--json"]).run().ok().objects();
+    rows.into_iter().filter(|row| row["note"] == "summed up").collect()
+}
+
+fn named() -> PathBuf {
     let to = std::env::var_os("STATED_GOLDEN").map(PathBuf::from).expect("STATED_GOLDEN names the directory");
-    let to = if to.is_absolute() { to } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(to) };
+    if to.is_absolute() { to } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(to) }
+}
+
+fn make_with(prune: impl FnOnce(&Host)) -> Host {
+    let to = named();
     let host = Host::new();
     let mut random = Random::seeded(12);
     host.put("app/config", b"one\n");
@@ -156,4 +201,5 @@ fn make_with(prune: impl FnOnce(&Host)) {
     let lines: String = expected.iter().map(|row| format!("{row}\n")).collect();
     fs::write(to.join("expected.jsonl"), lines).expect("written");
     assert!(files_below(&to.join("state")).iter().any(|file| file.to_string_lossy().contains("/snap/")));
+    host
 }
