@@ -19,3 +19,4 @@ mod project;
 mod proxy;
 mod restarts;
 mod s3;
+mod versions;

@@ -58,6 +58,8 @@ pub struct Project<'h> {
     /// Whether the state is named on the command line.
     is_named: bool,
     uid: Option<u32>,
+    /// Where its Terraform is; the first on `PATH` where not said.
+    programs: Option<PathBuf>,
 }
 
 impl<'h> Project<'h> {
@@ -80,7 +82,7 @@ impl<'h> Project<'h> {
     pub fn bare(host: &'h Host, name: &str, state: &str) -> Self {
         let dir = host.path("w").join(name);
         fs::create_dir_all(&dir).expect("a directory");
-        Self { host, dir, state: state.to_owned(), is_named: true, uid: None }
+        Self { host, dir, state: state.to_owned(), is_named: true, uid: None, programs: None }
     }
 
     /// An initialised directory of this name with this `s3` backend, for [`S3_STATE`].
@@ -100,6 +102,11 @@ impl<'h> Project<'h> {
     /// Does everything as this user from here on, whom the host's directories must belong to.
     pub fn by(self, uid: u32) -> Self {
         Self { uid: Some(uid), ..self }
+    }
+
+    /// Does everything with the Terraform in this directory from here on.
+    pub fn with_terraform_in(self, programs: &Path) -> Self {
+        Self { programs: Some(programs.to_owned()), ..self }
     }
 
     /// Its directory.
@@ -123,7 +130,7 @@ impl<'h> Project<'h> {
                 self.host.call("setpriv", user.iter().chain(args))
             }
         };
-        surroundings(call, &self.dir)
+        self.surroundings(call)
     }
 
     /// Any program under `statectl exec`.
@@ -144,7 +151,7 @@ impl<'h> Project<'h> {
 
     /// `terraform` by itself.
     pub fn terraform_alone<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Call {
-        surroundings(self.host.call("terraform", args), &self.dir)
+        self.surroundings(self.host.call("terraform", args))
     }
 
     /// An apply that gives the resource this word.
@@ -214,10 +221,19 @@ impl<'h> Project<'h> {
         let is_left = |file: &str| self.dir.join(file).exists() && !files.contains(&file);
         assert!(!is_left("terraform.tfstate"), "a state was left in the directory");
     }
-}
 
-fn surroundings(call: Call, dir: &Path) -> Call {
-    call.env("CHECKPOINT_DISABLE", "1").env("TF_IN_AUTOMATION", "1").env("TF_INPUT", "0").current_dir(dir)
+    fn surroundings(&self, call: Call) -> Call {
+        let call = call.env("CHECKPOINT_DISABLE", "1").env("TF_IN_AUTOMATION", "1").env("TF_INPUT", "0");
+        let call = match &self.programs {
+            None => call,
+            Some(programs) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let path = std::iter::once(programs.clone()).chain(std::env::split_paths(&path));
+                call.env("PATH", std::env::join_paths(path).expect("a path without a colon"))
+            }
+        };
+        call.current_dir(&self.dir)
+    }
 }
 
 /// An apply in the middle of its work.

@@ -5,14 +5,8 @@ use std::collections::BTreeSet;
 use rustix::process::Signal;
 use stated_tests::{Host, Running};
 
+use super::with_file;
 use crate::project::{Project, S3_BACKEND, S3_STATE, gateway_of, host, serials, the_lock, told};
-
-/// The block with a lock file instead of, or beside, the table.
-fn with_file(and_table: bool) -> String {
-    let line = "    dynamodb_table = \"terraform-lock\"\n";
-    let file = "    use_lockfile   = true\n";
-    S3_BACKEND.replace(line, &if and_table { format!("{line}{file}") } else { file.to_owned() })
-}
 
 /// Waits until the state's lock is free, by waiting for one of our own.
 #[track_caller]

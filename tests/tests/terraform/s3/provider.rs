@@ -3,10 +3,9 @@
 use std::net::TcpListener;
 use std::thread;
 
+use super::PROVIDER;
 use crate::project::{Project, S3_BACKEND, host, resources, told};
 
-/// A provider in a file that Terraform leaves to OpenTofu, so that nothing has to be downloaded.
-const PROVIDER: &str = "provider \"aws\" {}\n";
 /// What a child of Terraform finds of these variables.
 const CHILD: &str = r#"
 resource "terraform_data" "child" {
