@@ -168,15 +168,13 @@ note_prunes() {
     events=$(head -n 1 "$work/record" | jq -r '.events' 2>/dev/null) || return 0
     [[ $events =~ $number ]] || return 0
     head -n $((events + 1)) "$work/record" >"$work/metadata"
-    if grep -q '"summarized":' "$work/metadata"; then
-        while read -r version b; do
-            [[ $version =~ $number && $b =~ $number ]] || continue
-            for ((; version <= b; version++)); do
-                summed[$version]=1
-            done
-        done < <(tail -n +2 "$work/metadata" | jq -r "$summaries")
-    fi
-    grep -q '"pruned":' "$work/metadata" || return 0
+    grep -Eq '"(summarized|pruned)":' "$work/metadata" || return 0
+    while read -r version b; do
+        [[ $version =~ $number && $b =~ $number ]] || continue
+        for ((; version <= b; version++)); do
+            summed[$version]=1
+        done
+    done < <(tail -n +2 "$work/metadata" | jq -r "$summaries")
     at=$(stat -c %s "$work/metadata")
     tail -n +2 "$work/metadata" | jq -r "$prunes" >"$work/prunes" || return 0
     while IFS= read -r fields && IFS= read -r name; do
