@@ -501,7 +501,8 @@ mod tests {
         assert!(opened.ages() && !opened.is_emptied());
         let emptied = opened.empty(&vault, &whole).unwrap();
         assert_eq!((emptied.seq, emptied.mac), (whole.seq, whole.mac));
-        assert!(emptied.sealed.len() + opened.metadata().len() < whole.sealed.len() + 120);
+        let is_short = vault.open(&emptied.sealed, 1 << 20).unwrap().len() < opened.metadata().len();
+        assert!(is_short, "the header of an age file has a random length, so it is not compared");
         // A change here breaks every directory there is.
         let sha256 = vault::sha256(opened.metadata());
         let form = format!("{{\"cut\":2,\"sha256\":\"{sha256}\",\"len_bytes\":{}}}\n", opened.metadata().len());
