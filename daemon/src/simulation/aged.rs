@@ -76,7 +76,8 @@ fn what_was_read_and_locked_is_summed_up_and_leaves_the_log() {
     let len = daemon.engine.store().reader.len_bytes();
     let gone = daemon.engine.age(HOUR_MS).unwrap();
     assert!(gone.gone_bytes > 5000 && gone.left.is_none(), "{gone:?}");
-    assert!(daemon.engine.store().reader.len_bytes() < len - 5000);
+    // Less what the summaries take, and the random lengths of the headers of age files.
+    assert!(daemon.engine.store().reader.len_bytes() < len - 3000);
     assert!(daemon.engine.ageing().iter().all(|(ages, _)| !ages));
     let seq = daemon.engine.machine().seq();
     assert_eq!((daemon.engine.age(HOUR_MS).unwrap().gone_bytes, daemon.engine.machine().seq()), (0, seq), "once only");
