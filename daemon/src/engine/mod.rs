@@ -36,6 +36,7 @@ mod stepped;
 mod store;
 mod summary;
 mod verify;
+mod walk;
 mod watermark;
 
 pub use ageing::AuditKeep;

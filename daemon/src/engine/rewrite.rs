@@ -3,27 +3,20 @@
 //! Every record of the part is opened and its MAC compared on the way, and the new form of one is opened once more before
 //! it is written: what is damaged is left as it is, for a verification to name, and nothing is lost by this.
 
-use stated_shared::{Digest, Seq};
+use stated_shared::Seq;
 
 use super::record::{self, InlinePayload, Opened};
 use super::store::Store;
 use super::summary::Runs;
+use super::walk::{STEP_LEN_MAX, STEP_RECORDS_MAX, Walk};
 use crate::journal::{AppendError, Fate, Part, Parts, ReadError, Record, Renewal, Unverified};
 use crate::vault::SealError;
-
-/// Records that are read at a time.
-const STEP_RECORDS_MAX: usize = 64;
-/// Their bytes, but for the last one.
-const STEP_LEN_MAX: usize = 1 << 20;
 
 /// A part that is being written anew.
 pub(super) struct Rewriting {
     store: Store,
     renewal: Box<dyn Renewal>,
-    part: Part,
-    next: Seq,
-    /// The MAC before the next record.
-    prev: Digest,
+    walk: Walk,
     /// Bytes that are gone from it.
     pub cut_bytes: u64,
 }
@@ -64,28 +57,20 @@ impl NotRewritten {
 
 impl Rewriting {
     pub fn begin(store: &Store, parts: &dyn Parts, part: Part) -> Result<Self, NotRewritten> {
-        let prev = match part.first.0.checked_sub(1) {
-            None | Some(0) => Digest::ZERO,
-            Some(before) => store.reader.mac(Seq(before))?,
-        };
+        let walk = Walk::begin(store, part, part.first)?;
         let renewal = parts.renew(part.first)?;
-        Ok(Self { store: store.clone(), renewal, part, next: part.first, prev, cut_bytes: 0 })
+        Ok(Self { store: store.clone(), renewal, walk, cut_bytes: 0 })
     }
 
     /// The next records; `None` after the last one.
     pub fn read(&mut self) -> Result<Option<Piece>, NotRewritten> {
         let mut piece = Piece { records: Vec::new(), payloads: Vec::new() };
         let mut len = 0;
-        while self.next <= self.part.last && piece.records.len() < STEP_RECORDS_MAX && len < STEP_LEN_MAX {
-            let seq = self.next;
-            let record = self.store.reader.record(seq)?;
-            let opened = record::open(&self.store.vault, self.prev, &record)
-                .map_err(|unverified| NotRewritten::Damaged(seq, unverified))?;
+        while !self.walk.is_done() && piece.records.len() < STEP_RECORDS_MAX && len < STEP_LEN_MAX {
+            let (record, opened) = self.walk.read(&self.store)?;
             let payloads = opened.inline_payloads();
             let there = payloads.filter(|payload| !opened.is_gone(payload.offset_bytes, payload.len_bytes));
-            piece.payloads.extend(there.map(|payload| (seq, payload)));
-            self.prev = record.mac;
-            self.next = seq.next();
+            piece.payloads.extend(there.map(|payload| (record.seq, payload)));
             len += record.sealed.len();
             piece.records.push((record, opened));
         }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use stated_shared::{Digest, Seq, StateName, Timestamp};
+use stated_shared::{Seq, StateName, Timestamp};
 
 use super::record::{self, Opened};
 use super::rewrite::NotRewritten;
 use super::store::Store;
+use super::walk::{STEP_LEN_MAX, STEP_RECORDS_MAX, Walk};
 use crate::journal::{Part, ReadError};
 use crate::machine::Summed;
 use crate::machine::event::{Summarized, SummarizedDeed, SummarizedOf, What};
@@ -20,10 +21,6 @@ pub(crate) const EMPTIED: &str = "what it told was taken out, although no summar
 const SUMMARY_LEN_MAX: usize = 256 << 10;
 /// What a user, a deed and a run of records take in it, besides names.
 const ENTRY_LEN_MAX: usize = 128;
-/// Records that are read at a time.
-const STEP_RECORDS_MAX: usize = 64;
-/// Their bytes, but for the last one.
-const STEP_LEN_MAX: usize = 1 << 20;
 
 /// Records that summaries are of.
 #[derive(Debug, Default)]
@@ -131,9 +128,7 @@ type Deeds = BTreeMap<(String, Option<StateName>), (u64, Timestamp)>;
 /// A closed part of the log that is being summed up.
 pub(super) struct Summing {
     part: Part,
-    next: Seq,
-    /// The MAC before the next record.
-    prev: Digest,
+    walk: Walk,
     records: Vec<(Seq, Seq)>,
     by: BTreeMap<User, Deeds>,
     len: usize,
@@ -150,37 +145,30 @@ pub(super) enum Step {
 impl Summing {
     /// Begins with this record of the part.
     pub fn begin(store: &Store, part: Part, from: Seq) -> Result<Self, ReadError> {
-        let prev = match from.0 {
-            0 | 1 => Digest::ZERO,
-            from => store.reader.mac(Seq(from - 1))?,
-        };
-        let (records, by) = (Vec::new(), BTreeMap::new());
-        Ok(Self { part, next: from, prev, records, by, len: 0 })
+        let (walk, records, by) = (Walk::begin(store, part, from)?, Vec::new(), BTreeMap::new());
+        Ok(Self { part, walk, records, by, len: 0 })
     }
 
     /// Whether all was read and told.
     pub fn is_done(&self) -> bool {
-        self.next > self.part.last
+        self.walk.is_done()
     }
 
     /// Reads on.
     pub fn step(&mut self, store: &Store) -> Result<Step, NotRewritten> {
         let (mut count, mut len) = (0, 0);
         while !self.is_done() && count < STEP_RECORDS_MAX && len < STEP_LEN_MAX {
-            let seq = self.next;
-            let record = store.reader.record(seq)?;
-            let opened = record::open(&store.vault, self.prev, &record)
-                .map_err(|unverified| NotRewritten::Damaged(seq, unverified))?;
+            let mut walk = self.walk;
+            let (record, opened) = walk.read(store)?;
             if opened.ages() {
                 // What the record adds at most, as if nobody had done the like before.
                 let more: usize = opened.events.iter().map(|event| record::line(event).len()).sum();
                 if self.len > 0 && self.len + more > SUMMARY_LEN_MAX {
                     return Ok(Step::Summary(Box::new(self.close())));
                 }
-                self.add(seq, &opened);
+                self.add(record.seq, &opened);
             }
-            self.prev = record.mac;
-            self.next = seq.next();
+            self.walk = walk;
             (count, len) = (count + 1, len + record.sealed.len());
         }
         Ok(if self.is_done() { Step::Summary(Box::new(self.close())) } else { Step::More })
@@ -221,7 +209,7 @@ impl Summing {
         };
         Summarized {
             part: self.part.first,
-            last: Seq(self.next.0 - 1),
+            last: Seq(self.walk.next.0 - 1),
             records: std::mem::take(&mut self.records),
             by: std::mem::take(&mut self.by).into_iter().map(of).collect(),
         }
