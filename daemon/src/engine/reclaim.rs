@@ -239,7 +239,7 @@ impl Reclaimer {
             Command::BeginPart(Box::new(move || drop(sender.send(Told::Begun))))
         };
         self.ask(command, |told| matches!(told, Told::Begun).then_some(()))?;
-        let is_closed = self.parts.list().iter().all(|now| now.first != part.first || now.is_closed);
+        let is_closed = self.parts.is_closed(part.first);
         if !is_closed {
             // The disk is full; it will be worth it another time.
             self.dead.remove(&part.first);

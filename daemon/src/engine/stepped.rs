@@ -322,7 +322,7 @@ impl Beside for Ageing<'_> {
 
     fn close(&mut self, part: PartOfLog) -> Result<bool, Halt> {
         self.stepped.begin_part()?;
-        Ok(self.parts.list().iter().all(|now| now.first != part.first || now.is_closed))
+        Ok(self.parts.is_closed(part.first))
     }
 
     fn append(&mut self, summarized: Box<Summarized>) -> Result<bool, Halt> {

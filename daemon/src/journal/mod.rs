@@ -201,6 +201,11 @@ pub trait Parts: Send + Sync {
     /// All of them, the oldest first.
     fn list(&self) -> Vec<Part>;
 
+    /// Whether no record is added any more to the part of this first record.
+    fn is_closed(&self, first: Seq) -> bool {
+        self.list().iter().all(|part| part.first != first || part.is_closed)
+    }
+
     /// Begins to write the closed part of this first record anew; one at a time.
     fn renew(&self, first: Seq) -> Result<Box<dyn Renewal>, AppendError>;
 }
