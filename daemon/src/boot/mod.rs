@@ -5,6 +5,7 @@ mod founding;
 mod inspect;
 mod keys;
 mod opening;
+mod watchdog;
 
 use std::fs;
 use std::io;
@@ -44,7 +45,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 }
 
 /// As [`run`], until `stop` is cancelled: what tests boot.
-pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTracker) -> Result<(), Failure> {
+pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: TaskTracker) -> Result<(), Failure> {
     harden()?;
     let held = take(&settings.state_dir)?;
     let clock = clock()?;
@@ -53,12 +54,15 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
     if let Some(founded) = &founded {
         announce(&settings, founded);
     }
+    Supervisor.starting("reading the journal");
     let mut opened = open(&disk, &settings, &identities(&settings, &clock)?, OpenMode::Repair)?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
     let socket = match Socket::activated().map_err(|error| error.failure())? {
         Some(socket) => socket,
         None => Socket::bind(&settings.socket, &held).map_err(|error| error.failure())?,
     };
+    // Of one that was handed over it is the service manager who says where it is.
+    settings.socket = socket.path().to_owned();
     let users = Arc::new(Users::default());
     let daemon = own_actor(&users);
     let key = opened.vault.derive_key("grant table");
@@ -87,6 +91,9 @@ pub async fn serve(settings: Settings, stop: CancellationToken, tracker: TaskTra
         _ => "serving".to_owned(),
     });
 
+    if let Some(limit) = Supervisor.watchdog() {
+        tracker.spawn(watchdog::prove_life(engine.clone(), limit, stop.clone()));
+    }
     tracker.spawn(engine.clone().retain(settings.retention.clone(), stop.clone()));
     // A task and no part of this future: the thread that hears of a connection then serves it too, and wakes nobody.
     let mut sessions = tracker.spawn(session::serve(socket, engine.clone(), users, Rules::default(), stop.clone()));

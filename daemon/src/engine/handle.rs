@@ -80,6 +80,11 @@ impl Engine {
         let _ = self.send(Command::Stop).await;
     }
 
+    /// Returns once the owner took a question up and all that was decided before it is durable; `Err` where it stopped.
+    pub async fn pulse(&self) -> Result<(), Failure> {
+        self.query(|_, _| ()).await
+    }
+
     pub(super) async fn change(
         &self,
         of: Asked,

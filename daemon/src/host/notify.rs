@@ -1,6 +1,7 @@
 //! What a service manager is told.
 
 use std::io;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -9,6 +10,11 @@ use sd_notify::NotifyState;
 pub struct Supervisor;
 
 impl Supervisor {
+    /// What the daemon does before it serves.
+    pub fn starting(self, status: &str) {
+        self.tell(&[NotifyState::Status(status)]);
+    }
+
     /// The daemon serves.
     pub fn ready(self, status: &str) {
         self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
@@ -16,7 +22,17 @@ impl Supervisor {
 
     /// The daemon is stopping.
     pub fn stopping(self) {
-        self.tell(&[NotifyState::Stopping]);
+        self.tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    }
+
+    /// Within what time it wants to hear that the daemon lives; it kills one that says nothing. None where it does not.
+    pub fn watchdog(self) -> Option<Duration> {
+        sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero())
+    }
+
+    /// The daemon lives.
+    pub fn alive(self) {
+        self.tell(&[NotifyState::Watchdog]);
     }
 
     /// A service manager that does not listen is no reason to stop.

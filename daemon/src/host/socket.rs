@@ -1,8 +1,10 @@
 //! The socket that the daemon listens on: bound by itself, or handed over by the service manager.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,7 @@ use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName};
 use interprocess::os::unix::local_socket::ListenerOptionsExt;
 use interprocess::os::unix::uds_local_socket::tokio::Listener as UnixDomainListener;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, getsockname, socket_with, sockopt};
 use stated_shared::{Failure, FailureKind};
 use tokio::net::UnixStream;
 
@@ -30,14 +32,9 @@ const DIRECTORY_MODE: u32 = 0o700;
 #[derive(Debug)]
 pub struct Socket {
     listener: Listener,
-    bound: Option<Bound>,
-}
-
-/// The file that we made.
-#[derive(Debug)]
-struct Bound {
     path: PathBuf,
-    identity: (u64, u64),
+    /// Device and inode of the file that we made; none of a socket that the service manager made.
+    made: Option<(u64, u64)>,
 }
 
 /// Why the daemon cannot listen.
@@ -117,12 +114,13 @@ impl Socket {
         // The umask may have taken bits from the mode, never added any.
         fs::set_permissions(path, PermissionsExt::from_mode(SOCKET_MODE)).map_err(failed("set the mode of"))?;
         let metadata = fs::symlink_metadata(path).map_err(failed("look at"))?;
-        Ok(Self { listener, bound: Some(Bound { path: path.to_owned(), identity: identity(&metadata) }) })
+        Ok(Self { listener, path: path.to_owned(), made: Some(identity(&metadata)) })
     }
 
     /// Takes the socket that the service manager bound, where there is one. To be called once, in a runtime.
     ///
-    /// Its file and mode are the service manager's.
+    /// Its file and mode are the service manager's, and stay as they are. Its directory must be ours as that of any other
+    /// socket: what the daemon keeps beside it is nobody else's to replace.
     pub fn activated() -> Result<Option<Self>, SocketError> {
         let wrong = |what: String| SocketError::Activation { what };
         let mut handed: Vec<_> =
@@ -134,13 +132,16 @@ impl Socket {
         let unusable = |error: io::Error| wrong(format!("the descriptor {name:?}, which is unusable ({error})"));
         let fd = system_call::adopt(number, |fd| Ok(is_unix_listener(fd)?)).map_err(unusable)?;
         let fd = fd.ok_or_else(|| wrong(format!("the descriptor {name:?}, which is something else")))?;
+        let path = file_of(fd.as_fd()).map_err(unusable)?;
+        let path = path.ok_or_else(|| wrong(format!("the descriptor {name:?}, whose socket has no file")))?;
+        prepare_directory(path.parent().unwrap_or(Path::new("/")))?;
         let listener = UnixDomainListener::try_from(fd).map_err(unusable)?;
-        Ok(Some(Self { listener: Listener::from(listener), bound: None }))
+        Ok(Some(Self { listener: Listener::from(listener), path, made: None }))
     }
 
-    /// The file that the daemon bound itself.
-    pub fn path(&self) -> Option<&Path> {
-        self.bound.as_ref().map(|bound| bound.path.as_path())
+    /// Where clients connect.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Waits for the next connection. Cancelling it loses none.
@@ -152,14 +153,14 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let Some(bound) = &self.bound else { return };
-        let dir = bound.path.parent().unwrap_or(Path::new("."));
+        let Some(made) = self.made else { return };
+        let dir = self.path.parent().unwrap_or(Path::new("."));
         // Under the same lock as binding, so that a successor cannot bind between the look and the unlink.
         let Ok(_binding) = lock_directory(dir) else { return };
-        if fs::symlink_metadata(&bound.path).is_ok_and(|metadata| identity(&metadata) == bound.identity)
-            && let Err(error) = fs::remove_file(&bound.path)
+        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| identity(&metadata) == made)
+            && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(%error, path = %bound.path.display(), "cannot remove the socket");
+            tracing::warn!(%error, path = %self.path.display(), "cannot remove the socket");
         }
     }
 }
@@ -234,9 +235,15 @@ fn is_unix_listener(fd: BorrowedFd<'_>) -> rustix::io::Result<bool> {
         && sockopt::socket_acceptconn(fd)?)
 }
 
+/// The file that a socket was bound to; none of an abstract name, which anybody may take, or of a relative one.
+fn file_of(fd: BorrowedFd<'_>) -> io::Result<Option<PathBuf>> {
+    let address = SocketAddrUnix::try_from(getsockname(fd)?)?;
+    let path = address.path_bytes().map(|path| PathBuf::from(OsStr::from_bytes(path)));
+    Ok(path.filter(|path| path.is_absolute()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::net::{UnixListener, UnixStream as BlockingUnixStream};
 
     use super::*;
@@ -321,5 +328,16 @@ mod tests {
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(!is_unix_listener(tcp.as_fd()).unwrap());
         assert!(is_unix_listener(File::open("/dev/null").unwrap().as_fd()).is_err());
+    }
+
+    #[test]
+    fn the_file_of_a_socket_is_told_and_an_abstract_name_is_none() {
+        let (dir, _lock, _path) = place();
+        let path = dir.path().join("s");
+        assert_eq!(file_of(UnixListener::bind(&path).unwrap().as_fd()).unwrap(), Some(path));
+        let nowhere = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        let name = format!("stated test {}", std::process::id());
+        rustix::net::bind(&nowhere, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+        assert_eq!(file_of(nowhere.as_fd()).unwrap(), None);
     }
 }

@@ -1,0 +1,4 @@
+//! The daemon as a service of systemd.
+
+mod activation;
+mod watchdog;
