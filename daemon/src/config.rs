@@ -115,24 +115,34 @@ impl Settings {
                 None => one_source(filed, command, &format!("{keys} in {}", path.display())),
             }
         };
+        let credentials_dir = env.var("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let credential = |name: &str| {
+            let path = credentials_dir.as_ref()?.join(name);
+            path.exists().then_some(SecretSource::File(path))
+        };
         let identity =
-            file_or_command("IDENTITY", file.identity, file.identity_command, "identity and identity_command")?;
+            file_or_command("IDENTITY", file.identity, file.identity_command, "identity and identity_command")?
+                .or_else(|| credential("stated.identity"));
         let passphrase = file_or_command(
             "PASSPHRASE",
             file.passphrase_file,
             file.passphrase_command,
             "passphrase_file and passphrase_command",
-        )?;
+        )?
+        .or_else(|| credential("stated.passphrase"));
+        // The system's configuration is root's, and its daemon not somebody who could write there.
+        let is_system = user_dir.is_none() && flags.config.is_none();
+        let key_dir = if is_system { Path::new(paths::SYSTEM_KEY_DIR) } else { &*dir };
         Ok(Self {
             state_dir: absolute(&state_dir)?,
             socket: absolute(&socket)?,
             identity_is_configured: identity.is_some(),
             identity: match identity {
                 Some(identity) => identity,
-                None => SecretSource::File(absolute(&dir.join("identity.txt"))?),
+                None => SecretSource::File(absolute(&key_dir.join("identity.txt"))?),
             },
             passphrase,
-            credentials_dir: env.var("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            credentials_dir,
             config: path,
             recipients: file.recipients,
             content_memory_bytes: file.content_memory_mib.unwrap_or(CONTENT_MEMORY_MIB).max(1) << 20,
@@ -238,6 +248,40 @@ mod tests {
         let empty = [("STATED_IDENTITY_COMMAND", ""), ("STATED_PASSPHRASE_FILE", "")];
         let kept = Settings::gather(flags(), &With(&home, &empty)).unwrap();
         assert_eq!((kept.identity, kept.passphrase), (filed.identity, filed.passphrase));
+    }
+
+    #[test]
+    fn what_systemd_hands_over_counts_where_nothing_else_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let given = home.path().join("given");
+        std::fs::create_dir(&given).unwrap();
+        let env = [("CREDENTIALS_DIRECTORY", given.to_str().unwrap())];
+        let home = Home(home.path().to_path_buf());
+        let gather = || Settings::gather(Flags::default(), &With(&home, &env)).unwrap();
+        assert!(!gather().identity_is_configured && gather().passphrase.is_none());
+        std::fs::write(given.join("stated.identity"), "").unwrap();
+        std::fs::write(given.join("stated.passphrase"), "").unwrap();
+        assert_eq!(gather().identity, SecretSource::File(given.join("stated.identity")));
+        assert!(gather().identity_is_configured, "it is not for the daemon to make");
+        assert_eq!(gather().passphrase, Some(SecretSource::File(given.join("stated.passphrase"))));
+        let named = [env[0], ("STATED_IDENTITY_FILE", "/k")];
+        let named = Settings::gather(Flags::default(), &With(&home, &named)).unwrap();
+        assert_eq!(named.identity, SecretSource::File("/k".into()));
+    }
+
+    #[test]
+    fn without_a_home_everything_is_the_systems() {
+        struct Nothing;
+        impl Environment for Nothing {
+            fn var(&self, _: &str) -> Option<OsString> {
+                None
+            }
+        }
+        let system = Settings::gather(Flags::default(), &Nothing).unwrap();
+        assert_eq!(system.state_dir, Path::new("/var/lib/stated"));
+        assert_eq!(system.socket, Path::new("/run/stated/stated.sock"));
+        assert_eq!(system.identity, SecretSource::File("/var/lib/stated-key/identity.txt".into()));
+        assert_eq!(system.identity_to_make(), Some(Path::new("/var/lib/stated-key/identity.txt")));
     }
 
     #[test]

@@ -11,6 +11,8 @@ pub const SYSTEM_SOCKET: &str = "/run/stated/stated.sock";
 
 /// The state directory of the system's daemon.
 pub const SYSTEM_STATE_DIR: &str = "/var/lib/stated";
+/// Where the first start of the system's daemon makes its key: not among the data, which are copied for a backup.
+pub const SYSTEM_KEY_DIR: &str = "/var/lib/stated-key";
 /// The configuration directory of the system's daemon.
 pub const SYSTEM_CONFIG_DIR: &str = "/etc/stated";
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use stated_tests::{programs_dir, run_to_end, tool};
+use stated_tests::run_to_end;
 
 /// Longest architecture page, in lines.
 const ARCHITECTURE_LINES_MAX: usize = 300;
@@ -298,34 +298,6 @@ fn nothing_is_left_to_be_done_later() {
         let text = read(path);
         let found = later.iter().find(|word| text.contains(word.as_str()));
         assert_eq!(found, None, "{path}");
-    }
-}
-
-#[test]
-fn units_are_understood_by_systemd() {
-    if !tool("systemd-analyze") {
-        return;
-    }
-    let room = tempfile::tempdir().unwrap();
-    let units: Vec<String> = files().into_iter().filter(|path| path.ends_with(".service")).collect();
-    assert!(!units.is_empty(), "no unit was found");
-    for path in units {
-        let text = read(&path);
-        let program = "%h/.local/bin/stated";
-        assert!(text.contains(program), "{path} starts something else than {program}");
-        // The program is looked for, and is not installed here.
-        let unit = room.path().join("stated.service");
-        fs::write(&unit, text.replace(program, programs_dir().join("stated").to_str().unwrap())).unwrap();
-        let verify = |unit: &Path| {
-            let mut command = Command::new("systemd-analyze");
-            command.args(["--user", "verify"]).arg(unit).env("XDG_RUNTIME_DIR", room.path());
-            let output = run_to_end(command);
-            // A key that it does not know is a warning only, so whatever it says is too much.
-            (output.code == 0, output.stderr)
-        };
-        assert_eq!(verify(&unit), (true, String::new()), "{path}");
-        fs::write(&unit, fs::read_to_string(&unit).unwrap().replace("Restart=", "Restarrt=")).unwrap();
-        assert_ne!(verify(&unit).1, "", "a misspelled key is not noticed");
     }
 }
 

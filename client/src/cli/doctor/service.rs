@@ -39,7 +39,14 @@ pub(super) fn check(findings: &mut Findings, program: &Program) {
             format!("{} runs {}, which is another program than the one beside statectl", unit.display(), run.display());
         return findings.warn("service", what, install);
     }
-    let is_enabled = directories().any(|directory| directory.join("default.target.wants").join(UNIT).exists());
+    let wanted = [Path::new("sockets.target.wants/stated.socket"), Path::new("default.target.wants/stated.service")];
+    let is_enabled = directories().any(|directory| wanted.iter().any(|wanted| directory.join(wanted).exists()));
+    // A package brings it for everybody, and whoever did not ask for it misses nothing.
+    let is_asked_for = shared.iter().all(|directory| !unit.starts_with(directory));
+    if !is_enabled && !is_asked_for {
+        let what = format!("{} is not enabled: commands start the daemon where none runs", unit.display());
+        return findings.ok("service", what);
+    }
     if !is_enabled {
         let what = format!("{} is there and not enabled: it does not start at login", unit.display());
         return findings.warn("service", what, "systemctl --user enable --now stated");
