@@ -1,0 +1,176 @@
+//! The host's daemon on a machine that booted.
+
+use serde_json::Value;
+use stated_tests::Running;
+
+use crate::machine::{Machine, debian};
+
+/// How many versions a writer makes.
+const WRITES: u32 = 60;
+
+/// A command that runs under a lock, without the program that took it: only the daemon's table ties the two.
+pub struct Held {
+    name: String,
+    command: String,
+}
+
+impl Machine {
+    fn installed(root_dir: &std::path::Path) -> Self {
+        let machine = Self::boot(root_dir);
+        machine.run("dpkg -i /packages/1.deb && systemctl enable --now stated.socket");
+        machine
+    }
+
+    /// Takes a lock for a command, and kills the program that took it. So after a restart nobody comes back for the lock:
+    /// the daemon must tell by itself whether the command lives.
+    pub fn hold(&self, name: &str) -> Held {
+        let command = "echo $$; exec sleep 100000";
+        let mut holder = self.start(&format!("echo $$; exec statectl lock {name} -- sh -c '{command}'"));
+        let wrapper = holder.line();
+        let command = holder.line();
+        self.run(&format!("kill -KILL {wrapper}"));
+        Held { name: name.to_owned(), command }
+    }
+
+    /// The only row of a lock.
+    pub fn lock(&self, name: &str) -> Value {
+        let rows = self.run(&format!("statectl locks --json {name}"));
+        serde_json::from_str(&rows).unwrap_or_else(|error| panic!("{rows:?}: {error}"))
+    }
+
+    /// Whose the entries of the audit log are that match.
+    fn uids(&self, which: &str) -> Vec<String> {
+        let entries = self.run(&format!("statectl audit --json {which}"));
+        let uid = |line: &str| serde_json::from_str::<Value>(line).unwrap()["actor"]["uid"].to_string();
+        entries.lines().map(uid).collect()
+    }
+
+    /// Starts to write versions one after the other, each on condition of the one before; returns in the midst of it.
+    pub fn write(&self, state: &str) -> Running {
+        let mut writer = self.start(&format!(
+            "statectl put {state} --if-absent </dev/null
+             for n in $(seq 2 {WRITES}); do echo $n | statectl put {state} --if-version $((n - 1)); done"
+        ));
+        writer.prints("@5");
+        writer
+    }
+
+    /// Waits for the writer, which heard of no failure, and finds all that it wrote.
+    pub fn all_is_written(&self, state: &str, writer: Running) {
+        writer.finish().ok();
+        assert_eq!(self.run(&format!("statectl get {state}")), WRITES.to_string());
+        assert_eq!(self.run(&format!("statectl log {state} --json | wc -l")), WRITES.to_string());
+        self.run("statectl verify");
+    }
+}
+
+impl Held {
+    /// Ends the command, and with it the lock, at once: what the daemon cannot tell it gives up half a minute later.
+    pub fn release(self, machine: &Machine) {
+        machine.run(&format!("kill {}; statectl lock -w 15 {} -- true", self.command, self.name));
+    }
+}
+
+#[test]
+fn the_first_client_starts_it_and_two_users_are_told_apart() {
+    let Some(root_dir) = debian() else { return };
+    let machine = Machine::installed(&root_dir);
+    assert_eq!(machine.property("ActiveState"), "inactive");
+    assert_eq!(machine.run("echo 1 | statectl put a"), "a@1");
+    assert_eq!(machine.property("ActiveState"), "active");
+    machine.run("echo 2 | runuser -u stated -- statectl put a --if-version 1");
+    let stated = machine.run("id -u stated");
+    assert_eq!(machine.uids("--verb commit"), ["0", &stated]);
+    // Who is neither does not come as far as the daemon.
+    machine.run("useradd bob && useradd eve");
+    let bob = || machine.try_run("runuser -u bob -- statectl get a").code(77);
+    bob().says("may not connect");
+    // Where the socket lets them, the daemon knows who they are: the sandbox hides no peer.
+    machine.run("chmod 666 /run/stated/stated.sock");
+    bob().says("uid 1000");
+    machine.try_run("runuser -u eve -- statectl get a").code(77);
+    assert_eq!(machine.uids("--outcome denied"), ["1000", "1001"]);
+    machine.run("chmod 600 /run/stated/stated.sock");
+
+    // Everything is its own, and nobody else's to look into.
+    assert_eq!(machine.run("stat -c %U /proc/$(systemctl show -P MainPID stated)"), "stated");
+    let places = "/var/lib/stated /var/lib/stated-key /run/stated";
+    assert_eq!(machine.run(&format!("find {places} ! -user stated")), "");
+    assert_eq!(machine.run(&format!("find {places} -type f -perm /077")), "");
+    assert_eq!(machine.run(&format!("stat -c %a {places}")), "700\n700\n755");
+    // As systemd reads the units where the programs are.
+    let units = "/usr/lib/systemd/system/stated.service /usr/lib/systemd/system/stated.socket";
+    let verified = machine.try_run(&format!("systemd-analyze --man=no verify {units}")).ok();
+    assert_eq!((verified.text(), verified.stderr), (String::new(), String::new()));
+}
+
+#[test]
+fn a_restart_keeps_a_lock_and_turns_nobody_away() {
+    let Some(root_dir) = debian() else { return };
+    let machine = Machine::installed(&root_dir);
+    let held = machine.hold("x");
+    let before = machine.lock("x");
+    let writer = machine.write("log");
+    let restart = "systemctl restart stated.service";
+    for how in [restart, "kill -KILL $(systemctl show -P MainPID stated)", restart] {
+        let old = machine.property("MainPID");
+        machine.run(how);
+        // The next client waits at the socket until somebody serves it.
+        machine.run("statectl status");
+        assert_ne!(machine.property("MainPID"), old, "{how}");
+    }
+    let after = machine.lock("x");
+    for field in ["id", "fence", "since"] {
+        assert_eq!(before[field], after[field], "{field}");
+    }
+    machine.try_run("statectl lock -n x -- true").code(75);
+    machine.all_is_written("log", writer);
+    held.release(&machine);
+}
+
+#[test]
+fn a_daemon_that_stands_still_is_replaced() {
+    let Some(root_dir) = debian() else { return };
+    let machine = Machine::installed(&root_dir);
+    machine.run(
+        "mkdir -p /run/systemd/system/stated.service.d
+         printf '[Service]\\nWatchdogSec=2s\\n' >/run/systemd/system/stated.service.d/soon.conf
+         systemctl daemon-reload",
+    );
+    machine.run("echo 1 | statectl put a");
+    let old = machine.property("MainPID");
+    machine.run(&format!("kill -STOP {old}"));
+    // It hangs with the daemon, and is served by the next one.
+    assert_eq!(machine.run("statectl get a"), "1");
+    assert_ne!(machine.property("MainPID"), old);
+    assert_eq!(machine.property("NRestarts"), "1");
+    assert!(machine.run("journalctl --unit stated --output cat").contains("Watchdog timeout"));
+}
+
+#[test]
+fn a_key_may_come_as_a_credential() {
+    let Some(root_dir) = debian() else { return };
+    let machine = Machine::boot(&root_dir);
+    machine.run("dpkg -i /packages/1.deb");
+    // As docs/operations.md has it, but for age-keygen, which is not there.
+    machine.run(
+        "HOME=/tmp stated init --state-dir /tmp/s >/dev/null
+         install -d -m 700 /etc/credstore
+         mv /tmp/.config/stated/identity.txt /etc/credstore/stated.identity
+         systemctl enable --now stated.socket
+         echo 1 | statectl put a
+         ! test -e /var/lib/stated-key/identity.txt",
+    );
+    machine.run(
+        "systemctl stop stated.socket stated.service
+         systemd-run --quiet --pipe -p User=stated -p UnsetEnvironment=HOME -p LoadCredential=stated.identity stated verify
+         mkdir -p -m 700 /etc/credstore.encrypted /etc/systemd/system/stated.service.d
+         systemd-creds encrypt --name=stated.identity /etc/credstore/stated.identity /etc/credstore.encrypted/stated.identity
+         rm /etc/credstore/stated.identity
+         printf '[Service]\\nLoadCredential=\\nLoadCredentialEncrypted=stated.identity\\n' \\
+             >/etc/systemd/system/stated.service.d/key.conf
+         systemctl daemon-reload
+         systemctl start stated.socket",
+    );
+    assert_eq!(machine.run("statectl get a"), "1");
+}
