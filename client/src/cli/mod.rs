@@ -22,6 +22,7 @@ mod lock;
 mod locks;
 mod log;
 mod man;
+mod metrics;
 mod output;
 mod pager;
 mod progress;
