@@ -10,7 +10,8 @@ use stated_shared::paths::{self, Environment};
 use stated_shared::{Failure, FailureKind, Seq};
 
 use crate::engine::{AuditKeep, Retention};
-use crate::host::SecretSource;
+use crate::host::{SecretSource, own_uid};
+use crate::policy::Mode;
 
 /// Content bytes that the daemon holds in memory at once, where the configuration does not say.
 const CONTENT_MEMORY_MIB: u64 = 1024;
@@ -39,8 +40,18 @@ struct File {
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     content_memory_mib: Option<u64>,
+    mode: Option<ModeName>,
+    policy: Option<PathBuf>,
     retention: Option<toml::Value>,
     audit: Option<toml::Value>,
+}
+
+/// Whom the daemon serves.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModeName {
+    User,
+    System,
 }
 
 /// What the daemon runs with.
@@ -68,6 +79,12 @@ pub struct Settings {
     pub retention: Retention,
     /// How long what was read and locked is told one by one.
     pub audit_keep: AuditKeep,
+    /// What may be done where no rule says anything.
+    pub mode: Mode,
+    /// The rules of who may do what.
+    pub policy: PathBuf,
+    /// Whether the configuration names it; else it need not exist.
+    pub policy_is_named: bool,
     /// The first record of the log's end that is lost, where somebody accepts that; of the command line only.
     pub accept_loss: Option<Seq>,
 }
@@ -133,7 +150,16 @@ impl Settings {
         // The system's configuration is root's, and its daemon not somebody who could write there.
         let is_system = user_dir.is_none() && flags.config.is_none();
         let key_dir = if is_system { Path::new(paths::SYSTEM_KEY_DIR) } else { &*dir };
+        let mode = match file.mode {
+            Some(ModeName::User) => Mode::User { owner: own_uid() },
+            Some(ModeName::System) => Mode::System,
+            None if is_system || paths::is_system_socket(&socket) => Mode::System,
+            None => Mode::User { owner: own_uid() },
+        };
         Ok(Self {
+            mode,
+            policy_is_named: file.policy.is_some(),
+            policy: absolute(&beside(file.policy.unwrap_or_else(|| PathBuf::from("policy.toml"))))?,
             state_dir: absolute(&state_dir)?,
             socket: absolute(&socket)?,
             identity_is_configured: identity.is_some(),
@@ -198,7 +224,7 @@ fn read(path: &Path, must_exist: bool) -> Result<File, Failure> {
         let message = format!("{} is no configuration of stated: {}", path.display(), error.message());
         Failure::new(FailureKind::Config, message)
             .hint("it may hold: identity, identity_command, passphrase_file, passphrase_command, recipients, state_dir, socket, \
-             content_memory_mib, [retention], [audit]")
+             content_memory_mib, mode, policy, [retention], [audit]")
     })
 }
 
@@ -282,6 +308,32 @@ mod tests {
         assert_eq!(system.socket, Path::new("/run/stated/stated.sock"));
         assert_eq!(system.identity, SecretSource::File("/var/lib/stated-key/identity.txt".into()));
         assert_eq!(system.identity_to_make(), Some(Path::new("/var/lib/stated-key/identity.txt")));
+        assert_eq!((system.mode, system.policy_is_named), (Mode::System, false));
+        assert_eq!(system.policy, Path::new("/etc/stated/policy.toml"));
+    }
+
+    #[test]
+    fn the_mode_is_the_systems_at_its_socket_or_where_it_is_said() {
+        let home = tempfile::tempdir().unwrap();
+        let config = home.path().join("c.toml");
+        let env = Home(home.path().to_path_buf());
+        let user = Mode::User { owner: own_uid() };
+        for (text, socket, mode) in [
+            ("", None, user),
+            ("", Some("/run/stated/stated.sock"), Mode::System),
+            ("mode = \"user\"\n", Some("/run/stated/stated.sock"), user),
+            ("mode = \"system\"\n", None, Mode::System),
+        ] {
+            std::fs::write(&config, format!("{text}policy = \"rules/p.toml\"\n")).unwrap();
+            let socket = socket.map(PathBuf::from);
+            let flags = Flags { config: Some(config.clone()), socket, ..Flags::default() };
+            let settings = Settings::gather(flags, &env).unwrap();
+            assert_eq!(settings.mode, mode, "{text}");
+            assert_eq!((settings.policy, settings.policy_is_named), (home.path().join("rules/p.toml"), true));
+        }
+        std::fs::write(&config, "mode = \"open\"\n").unwrap();
+        let flags = Flags { config: Some(config), ..Flags::default() };
+        assert_eq!(Settings::gather(flags, &env).unwrap_err().kind, FailureKind::Config);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod host;
 pub mod journal;
 pub mod machine;
+pub mod policy;
 pub mod session;
 #[cfg(test)]
 mod simulation;

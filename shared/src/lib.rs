@@ -12,6 +12,7 @@ mod name;
 pub mod paths;
 mod reply;
 mod request;
+mod verb;
 pub mod wire;
 
 pub use actor::Actor;
@@ -23,10 +24,12 @@ pub use ids::{
 };
 pub use name::{NameError, Selector, StateName, TagName, TagNameError};
 pub use reply::{
-    AuditEntry, AuditPage, ChangeEntry, ChangePage, Committed, CommittedState, ContentInfo, Damage, Fetched, Grant,
-    LockInfo, LockPage, Notice, PrunePage, PruneRow, Reply, StatusInfo, Verified, VersionInfo, VersionPage,
+    AccessInfo, AuditEntry, AuditPage, ChangeEntry, ChangePage, Committed, CommittedState, ContentInfo, Damage,
+    Fetched, Grant, LockInfo, LockPage, Notice, PolicyInfo, PrunePage, PruneRow, Reply, StatusInfo, Verified,
+    VersionInfo, VersionPage,
 };
 pub use request::{
-    AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Prune, Request, SerialRule,
-    Tag, Wait,
+    AccessCheck, AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Prune, Request,
+    SerialRule, Tag, Wait,
 };
+pub use verb::{Verb, VerbError};

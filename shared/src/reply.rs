@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Actor, Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, StateName, TagName, Timestamp,
+    Actor, Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, StateName, TagName, Timestamp, Verb,
     Version,
 };
 
@@ -38,6 +38,33 @@ pub enum Reply {
     Changes(ChangePage),
     /// What was given up, or would be.
     Pruned(PrunePage),
+    /// What the policy decides.
+    Access(AccessInfo),
+}
+
+/// What the policy in force decides of somebody, a verb and a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessInfo {
+    /// Whether they may.
+    pub allowed: bool,
+    /// Who.
+    pub uid: u32,
+    /// Their name in the daemon's user database.
+    pub user: Option<String>,
+    /// Their groups: of oneself the connection's, by the kernel's word, of others those of the user database.
+    pub gids: Vec<u32>,
+    /// What they would do.
+    pub verb: Verb,
+    /// To which name.
+    pub state: StateName,
+    /// The rule that gives the verb, by its place in the file, from 1; absent where none does.
+    pub rule: Option<u64>,
+    /// The line in which that rule begins.
+    pub line: Option<u64>,
+    /// The verb that they lack: the one that was asked for, or one that it needs.
+    pub missing: Option<Verb>,
+    /// Why, in words.
+    pub why: String,
 }
 
 /// A durable commit.
@@ -353,8 +380,27 @@ pub struct StatusInfo {
     pub retention: Vec<String>,
     /// How long reads, locks and unlocks are told one by one.
     pub audit: String,
+    /// By which rules the daemon decides who may do what.
+    pub policy: PolicyInfo,
     /// What an administrator should know: locks kept from before a restart, and the like.
     pub notes: Vec<String>,
+}
+
+/// The policy in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyInfo {
+    /// `user`: its owner and root may do everything. `system`: what no rule gives is denied.
+    pub mode: String,
+    /// Its file, which need not exist.
+    pub file: String,
+    /// How many rules it has.
+    pub rules: u64,
+    /// When it was read; absent where there is no file.
+    pub loaded: Option<Timestamp>,
+    /// Why the file, as it is now, is not in force. In full for whoever may `admin` every name.
+    pub error: Option<String>,
+    /// Users and groups of its rules that the host does not know; told to whoever may `admin` every name.
+    pub unknown: Vec<String>,
 }
 
 /// What the daemon says without being asked.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, LockId, Selector, Seq, StateName, TagName, Timestamp, Version};
+use crate::{Bytes, LockId, Selector, Seq, StateName, TagName, Timestamp, Verb, Version};
 
 /// One request; every one carries a number of its session and may be pipelined.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,6 +103,19 @@ pub enum Request {
     },
     /// Give up contents of old versions, a page of states at a time. `Reply::Pruned`.
     Prune(Prune),
+    /// What the policy in force decides, and why. `Reply::Access`.
+    Access(AccessCheck),
+}
+
+/// A question about somebody's rights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessCheck {
+    /// A user's name, or else their number. Others than oneself takes `admin` on the name.
+    pub user: String,
+    /// What they would do.
+    pub verb: Verb,
+    /// To which name; whether something has it does not matter.
+    pub state: StateName,
 }
 
 /// Which contents are given up. A version is kept where any rule says so; the newest content of a state always is.

@@ -3,6 +3,7 @@
 //! **Invariant:** standard output carries data only; everything else goes to standard error. A verb returns its exit
 //! code or a failure and never ends the process itself.
 
+mod access;
 mod args;
 mod audit;
 mod break_lock;
@@ -22,7 +23,6 @@ mod lock;
 mod locks;
 mod log;
 mod man;
-mod metrics;
 mod output;
 mod pager;
 mod progress;
@@ -136,6 +136,7 @@ enum Verb {
     Completions(completions::Completions),
     Man(man::Manual),
     Prune(prune::PruneVerb),
+    Access(access::AccessVerb),
 }
 
 impl Verb {
@@ -298,6 +299,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Completions(completions) => completions.run(context),
         Verb::Man(manual) => manual.run(context),
         Verb::Prune(prune) => prune.run(context),
+        Verb::Access(access) => access.run(context),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use clap::Args;
 use serde::Serialize;
-use stated_shared::{Failure, Reply, Request, StatusInfo};
+use stated_shared::{Failure, PolicyInfo, Reply, Request, StatusInfo};
 
-use super::{Context, failure, metrics, table, views};
+use super::{Context, failure, table, views};
 use crate::printable::printable;
 use crate::{Client, ConnectOptions};
 
@@ -13,7 +13,6 @@ use crate::{Client, ConnectOptions};
 #[command(after_help = "Examples:
   statectl status
   statectl status --json | jq .grants
-  statectl status --prometheus          for a collector of metrics
   statectl status --accept-rollback     after a restore of the state directory
 
 Without a daemon it fails with 69. What is wrong then: statectl doctor.")]
@@ -21,9 +20,6 @@ pub(super) struct Status {
     /// Believe the journal that answers, although an older one, a changed one or another was put in its place
     #[arg(long)]
     accept_rollback: bool,
-    /// Print figures in the text format of Prometheus
-    #[arg(long, conflicts_with = "json")]
-    prometheus: bool,
 }
 
 #[derive(Serialize)]
@@ -48,7 +44,31 @@ struct StatusView<'a> {
     sessions: u64,
     retention: &'a [String],
     audit: &'a str,
+    policy: PolicyView<'a>,
     notes: &'a [String],
+}
+
+#[derive(Serialize)]
+struct PolicyView<'a> {
+    mode: &'a str,
+    file: &'a str,
+    rules: u64,
+    loaded: Option<String>,
+    error: Option<&'a str>,
+    unknown: &'a [String],
+}
+
+impl<'a> From<&'a PolicyInfo> for PolicyView<'a> {
+    fn from(info: &'a PolicyInfo) -> Self {
+        Self {
+            mode: &info.mode,
+            file: &info.file,
+            rules: info.rules,
+            loaded: info.loaded.map(views::time),
+            error: info.error.as_deref(),
+            unknown: &info.unknown,
+        }
+    }
 }
 
 impl<'a> From<&'a StatusInfo> for StatusView<'a> {
@@ -74,6 +94,7 @@ impl<'a> From<&'a StatusInfo> for StatusView<'a> {
             sessions: info.sessions,
             retention: &info.retention,
             audit: &info.audit,
+            policy: PolicyView::from(&info.policy),
             notes: &info.notes,
         }
     }
@@ -88,10 +109,6 @@ impl Status {
             Reply::Status(info) => info,
             _ => return Err(failure::unexpected()),
         };
-        if self.prometheus {
-            context.output.print(metrics::exposition(&info).trim_end())?;
-            return Ok(0);
-        }
         if context.output.json {
             context.output.print_object(&StatusView::from(&*info))?;
             return Ok(0);
@@ -110,11 +127,27 @@ impl Status {
         ];
         let retention = info.retention.iter().map(|section| ("retention", section.clone()));
         let audit = [("audit", info.audit.clone())];
+        let policy = policy(&info.policy).into_iter().map(|line| ("policy", line));
         let notes = info.notes.iter().map(|note| ("note", note.clone()));
-        for (key, value) in lines.into_iter().chain(retention).chain(audit).chain(notes) {
+        for (key, value) in lines.into_iter().chain(retention).chain(audit).chain(policy).chain(notes) {
             let key = context.output.paint("1", &format!("{key:<10}"));
             context.output.print(&format!("{key} {}", printable(&value)))?;
         }
         Ok(0)
     }
+}
+
+/// The policy in words; a broken edit of it first of all.
+fn policy(info: &PolicyInfo) -> Vec<String> {
+    let rest = match info.mode.as_str() {
+        "system" => "what no rule gives is denied",
+        _ => "its user and root may do everything",
+    };
+    let told = match info.loaded {
+        Some(at) => format!("{} rules of {}, read {}; {rest}", info.rules, info.file, table::ago(at)),
+        None => format!("no rules ({} is not there); {rest}", info.file),
+    };
+    let broken = info.error.iter().map(|error| format!("broken edit, the rules of before are in force: {error}"));
+    let unknown = info.unknown.iter().map(|who| format!("the host does not know the {who}"));
+    broken.chain([told]).chain(unknown).collect()
 }

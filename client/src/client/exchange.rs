@@ -199,6 +199,7 @@ pub(crate) fn writes(request: &Request) -> bool {
         | Request::Audit { .. }
         | Request::Verify { .. }
         | Request::Status
+        | Request::Access(_)
         | Request::Changes { .. } => false,
     }
 }

@@ -7,6 +7,7 @@ use stated_shared::{Failure, FailureKind, Generation, RepositoryId};
 use super::clock;
 use super::failure::{foreign_keyring, keyring_failure, open_failure, storage};
 use super::keys::identities;
+use super::policy;
 use crate::config::Settings;
 use crate::disk::RealDisk;
 use crate::host;
@@ -16,7 +17,7 @@ use crate::vault::{Identities, Keyring, Recipient};
 /// One thing that a start needs.
 #[derive(Debug, Clone)]
 pub struct Inspected {
-    /// Which: `filesystem`, `key`, `format` or `keyring`.
+    /// Which: `filesystem`, `key`, `format`, `policy` or `keyring`.
     pub check: &'static str,
     /// What is there, or why a start would fail.
     pub found: Result<String, Failure>,
@@ -51,6 +52,10 @@ pub fn inspect(settings: &Settings) -> Result<Vec<Inspected>, Failure> {
         Inspected { check: "format", found: format },
         Inspected { check: "key", found: key },
     ];
+    // One that a start takes is told of by the daemon.
+    if let Err(broken) = policy::load(settings) {
+        inspected.push(Inspected { check: "policy", found: Err(broken) });
+    }
     inspected.extend(opened.map(|found| Inspected { check: "keyring", found }));
     Ok(inspected)
 }

@@ -5,6 +5,7 @@ mod founding;
 mod inspect;
 mod keys;
 mod opening;
+mod policy;
 mod watchdog;
 
 use std::fs;
@@ -25,11 +26,13 @@ use self::founding::{announce, found, new_key};
 pub use self::inspect::{Inspected, inspect};
 use self::keys::identities;
 pub(crate) use self::opening::OpenedJournal;
+use self::policy::Keeper;
 use crate::config::Settings;
 use crate::disk::{Disk, RealDisk};
 use crate::engine::{self, Beginning, Facts};
 use crate::host::{self, Clock, DirectoryLock, GrantTable, Loaded, Socket, Supervisor, Users};
 use crate::journal::{Ended, Journal, Loss, OpenMode, Presence, presence};
+use crate::policy::Mode;
 use crate::session::{self, Rules};
 use crate::vault::{Identities, Keyring, Vault};
 
@@ -49,6 +52,7 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     harden()?;
     let held = take(&settings.state_dir)?;
     let clock = clock()?;
+    let keeper = Keeper::start(&settings, clock)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let founded = found(&*disk, &settings, &clock)?;
     if let Some(founded) = &founded {
@@ -59,7 +63,9 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
     let socket = match Socket::activated().map_err(|error| error.failure())? {
         Some(socket) => socket,
-        None => Socket::bind(&settings.socket, &held).map_err(|error| error.failure())?,
+        None => {
+            Socket::bind(&settings.socket, &held, settings.mode == Mode::System).map_err(|error| error.failure())?
+        }
     };
     // Of one that was handed over it is the service manager who says where it is.
     settings.socket = socket.path().to_owned();
@@ -83,6 +89,7 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     let OpenedJournal { replay, journal, snapshots, loss } = opened.journal;
     let journal = Box::new(journal);
     let audit_keep = settings.audit_keep;
+    let (policies, author) = (keeper.policies(), daemon.clone());
     let beginning = Beginning { replay, journal, clock, grants, facts, budget, daemon, snapshots, loss, audit_keep };
     let (engine, mut ended) = engine::start(beginning, &tracker).map_err(start_failure)?;
     tracing::info!(socket = %settings.socket.display(), state_dir = %settings.state_dir.display(), "serving");
@@ -95,8 +102,9 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
         tracker.spawn(watchdog::prove_life(engine.clone(), limit, stop.clone()));
     }
     tracker.spawn(engine.clone().retain(settings.retention.clone(), stop.clone()));
+    tracker.spawn(keeper.watch(engine.clone(), author, stop.clone()));
     // A task and no part of this future: the thread that hears of a connection then serves it too, and wakes nobody.
-    let mut sessions = tracker.spawn(session::serve(socket, engine.clone(), users, Rules::default(), stop.clone()));
+    let mut sessions = tracker.spawn(session::serve(socket, engine.clone(), users, Rules::of(policies), stop.clone()));
     let halted = tokio::select! {
         served = &mut sessions => {
             served.map_err(|error| Failure::new(FailureKind::Internal, format!("no connections are served: {error}")))?;

@@ -19,7 +19,7 @@ pub(super) fn page(
     store: &Store,
     (last, summed): (Seq, Option<&Summed>),
     filter: &AuditFilter,
-    matches: &dyn Fn(&str) -> bool,
+    matches: &dyn Fn(Option<&StateName>) -> bool,
     after: Option<(Seq, u32)>,
 ) -> Result<AuditPage, Failure> {
     let (first, skip) = after.map_or((Seq(1), 0), |(seq, index)| (seq, index as usize + 1));
@@ -91,13 +91,13 @@ fn damaged(seq: Seq, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(FailureKind::Storage, format!("record {seq}: {error}")).hint("see all damage with: statectl verify")
 }
 
-fn keeps(filter: &AuditFilter, matches: &dyn Fn(&str) -> bool, entry: &AuditEntry) -> bool {
+fn keeps(filter: &AuditFilter, matches: &dyn Fn(Option<&StateName>) -> bool, entry: &AuditEntry) -> bool {
     filter.since.is_none_or(|since| entry.time >= since)
         && filter.until.is_none_or(|until| entry.time <= until)
         && filter.verb.as_ref().is_none_or(|verb| *verb == entry.verb)
         && filter.uid.is_none_or(|uid| uid == entry.actor.uid)
         && filter.outcome.as_ref().is_none_or(|outcome| *outcome == entry.outcome)
-        && (filter.glob.is_none() || entry.name.as_ref().is_some_and(|name| matches(name.as_str())))
+        && matches(entry.name.as_ref())
 }
 
 struct Row<'a> {

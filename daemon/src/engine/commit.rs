@@ -12,7 +12,7 @@ use super::handle::{Asked, Engine, STAGE_INLINE_LEN_MAX, Shared, blocking};
 use super::owner::{Command, Submission};
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use crate::machine::event::Payload;
-use crate::machine::{Ask, CommitAsk, StagedChange, States, Unreadable};
+use crate::machine::{Access, Ask, CommitAsk, StagedChange, States, Unreadable};
 
 /// Inline payloads of one commit, or of one prune; what goes over it becomes a blob.
 pub(super) const COMMIT_INLINE_LEN_MAX: usize = 1 << 20;
@@ -53,7 +53,13 @@ enum Base {
 }
 
 impl Engine {
-    pub(super) async fn commit(&self, of: Asked, commit: Commit, room: Option<ContentPermit>) -> Result<(), Failure> {
+    pub(super) async fn commit(
+        &self,
+        of: Asked,
+        access: Arc<dyn Access>,
+        commit: Commit,
+        room: Option<ContentPermit>,
+    ) -> Result<(), Failure> {
         let bytes: usize = commit.changes.iter().map(|change| content_len(&change.content)).sum();
         let bases = self.bases(&commit).await?;
         let shared = Arc::clone(&self.shared);
@@ -71,7 +77,7 @@ impl Engine {
                 tracker.spawn_on(engine.restage(submission), &runtime);
             }));
         }
-        self.change(of, Ask::Commit(staged.ask), staged.bytes, None, room).await
+        self.change(of, access, Ask::Commit(staged.ask), staged.bytes, None, room).await
     }
 
     /// A prune dropped what its contents are patches from: they are stored whole instead.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use globset::{GlobBuilder, GlobMatcher};
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
 use stated_shared::wire::{Pinned, Welcome};
 use stated_shared::{
@@ -19,16 +18,18 @@ use super::budget::{ContentBudget, ContentPermit, HeldContent};
 use super::commit::StagedBytes;
 use super::delta::{self, Bases, Chain, Link};
 use super::newest::NewestContent;
+use super::observed::Deed;
 use super::outbox::Outbox;
 use super::owner::{Command, Query, Reading, Submission, View};
 use super::seat::Queue;
-use super::service::{ConnectionId, FetchedContent, Opened, Service, Submission as Asking};
+use super::service::{ConnectionId, Denied, FetchedContent, Opened, Service, Submission as Asking};
+use super::shown::{audited, deeds, readable};
 use super::store::Store;
 use super::watermark::Watermark;
 use super::{audit, changes, verify};
 use crate::host::{Clock, Process};
 use crate::machine::event::{Actor as EventActor, Content as EventContent};
-use crate::machine::{Ask, LockAsk, Machine, Tie, Time};
+use crate::machine::{Access, Ask, LockAsk, Machine, Tie, Time};
 
 /// Contents longer than this are compressed off the connection's thread.
 pub(super) const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
@@ -85,16 +86,24 @@ impl Engine {
         self.query(|_, _| ()).await
     }
 
+    /// Notes something that was done to the daemon itself, for the audit log.
+    pub async fn note(&self, actor: stated_shared::Actor, verb: &'static str, outcome: &'static str) {
+        let deed = Deed { actor: Arc::new(actor.into()), verb, name: None, version: None, outcome };
+        // An engine that has stopped notes nothing more.
+        let _ = self.send(Command::Noted(vec![deed])).await;
+    }
+
     pub(super) async fn change(
         &self,
         of: Asked,
+        access: Arc<dyn Access>,
         ask: Ask,
         bytes: StagedBytes,
         process: Option<Process>,
         room: Option<ContentPermit>,
     ) -> Result<(), Failure> {
         let Asked { session, connection, number } = of;
-        let submission = Submission { session, connection, number, ask, bytes, process, room };
+        let submission = Submission { session, connection, number, access, ask, bytes, process, room };
         self.send(Command::Submit(Box::new(submission))).await
     }
 
@@ -107,8 +116,14 @@ impl Engine {
         self.send(Command::Read(Box::new(Reading { session, connection, number, read: Box::new(read) }))).await
     }
 
-    async fn list(&self, of: Asked, glob: Option<String>, after: Option<StateName>) -> Result<(), Failure> {
-        let matches = matcher(glob)?;
+    async fn list(
+        &self,
+        of: Asked,
+        access: Arc<dyn Access>,
+        glob: Option<String>,
+        after: Option<StateName>,
+    ) -> Result<(), Failure> {
+        let matches = readable(glob, access)?;
         self.read(of, move |machine, _| {
             let rows = machine.states().list(after.as_ref()).filter(|info| matches(info.state.as_str()));
             let (versions, more) = page(rows, version_len);
@@ -133,8 +148,14 @@ impl Engine {
         .await
     }
 
-    async fn locks(&self, of: Asked, glob: Option<String>, after: Option<(StateName, LockId)>) -> Result<(), Failure> {
-        let matches = matcher(glob)?;
+    async fn locks(
+        &self,
+        of: Asked,
+        access: Arc<dyn Access>,
+        glob: Option<String>,
+        after: Option<(StateName, LockId)>,
+    ) -> Result<(), Failure> {
+        let matches = readable(glob, access)?;
         self.read(of, move |machine, view| {
             let rows = machine.locks().list(after.as_ref(), view.time).filter(|row| matches(row.name.as_str()));
             let (locks, more) = page(rows, lock_len);
@@ -143,8 +164,13 @@ impl Engine {
         .await
     }
 
-    async fn audit(&self, filter: AuditFilter, after: Option<(Seq, u32)>) -> Result<Reply, Failure> {
-        let matches = matcher(filter.glob.clone())?;
+    async fn audit(
+        &self,
+        access: Arc<dyn Access>,
+        filter: AuditFilter,
+        after: Option<(Seq, u32)>,
+    ) -> Result<Reply, Failure> {
+        let matches = audited(filter.glob.clone(), access)?;
         let (done, flushed) = oneshot::channel();
         self.send(Command::Flush(done)).await?;
         flushed.await.map_err(|_| stopping())?;
@@ -174,7 +200,7 @@ impl Engine {
         .await
     }
 
-    async fn status(&self, of: Asked) -> Result<(), Failure> {
+    async fn status(&self, of: Asked, access: Arc<dyn Access>) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         self.read(of, move |machine, view| {
             let (states, versions) = machine.states().count();
@@ -201,6 +227,7 @@ impl Engine {
                 sessions: view.sessions as u64,
                 retention: facts.retention,
                 audit: facts.audit,
+                policy: access.policy(),
                 notes: view.notes.clone(),
             })))
         })
@@ -208,10 +235,10 @@ impl Engine {
     }
 
     async fn answer(&self, submission: Asking) -> Result<(), Failure> {
-        let Asking { session, connection, number, request, process, room } = submission;
+        let Asking { session, connection, number, request, process, room, access } = submission;
         let of = Asked { session, connection, number };
         let (ask, process) = match request {
-            Request::Commit(commit) => return self.commit(of, commit, room).await,
+            Request::Commit(commit) => return self.commit(of, access, commit, room).await,
             Request::Lock(Lock { ttl_ms: Some(_), .. }) if process.is_some() => {
                 return Err(Failure::new(FailureKind::Usage, "a lease is not tied to a process"));
             }
@@ -227,8 +254,8 @@ impl Engine {
             Request::Renew { id, ttl_ms } => (Ask::Renew { id, ttl_ms }, None),
             Request::Break { name, id } => (Ask::Break { name, id }, None),
             Request::Tag(tag) => (Ask::Tag(tag), None),
-            Request::Get { .. } | Request::Changes { .. } => {
-                return Err(Failure::new(FailureKind::Internal, "it is fetched or followed, not submitted"));
+            Request::Get { .. } | Request::Changes { .. } | Request::Access(_) => {
+                return Err(Failure::new(FailureKind::Internal, "it is answered elsewhere, not submitted"));
             }
             Request::Show { state, at } => {
                 let show = move |machine: &Machine, _: &View| match machine.states().select(&state, &at)? {
@@ -237,21 +264,21 @@ impl Engine {
                 };
                 return self.read(of, show).await;
             }
-            Request::List { glob, after } => return self.list(of, glob, after).await,
+            Request::List { glob, after } => return self.list(of, access, glob, after).await,
             Request::Log { state, before } => return self.log(of, state, before).await,
-            Request::Locks { glob, after } => return self.locks(of, glob, after).await,
-            Request::Status => return self.status(of).await,
+            Request::Locks { glob, after } => return self.locks(of, access, glob, after).await,
+            Request::Status => return self.status(of, access).await,
             Request::Audit { filter, after } => {
-                let answer = self.audit(filter, after).await;
+                let answer = self.audit(access, filter, after).await;
                 return self.read(of, move |_, _| answer).await;
             }
-            Request::Prune(prune) => return self.prune(of, prune).await,
+            Request::Prune(prune) => return self.prune(of, access, prune).await,
             Request::Verify { read_data } => {
                 let answer = self.verify(read_data).await;
                 return self.read(of, move |_, _| answer).await;
             }
         };
-        self.change(of, ask, StagedBytes::default(), process, room).await
+        self.change(of, access, ask, StagedBytes::default(), process, room).await
     }
 
     /// Reads a version by way of those that it is patched from; keeps it where it is the newest.
@@ -406,8 +433,14 @@ impl Service for Engine {
         Ok(FetchedContent { version, content })
     }
 
-    async fn changes(&self, glob: Option<String>, after: (Seq, u32), wait: Duration) -> Result<ChangePage, Failure> {
-        let matches: Arc<Matches> = Arc::new(matcher(glob)?);
+    async fn changes(
+        &self,
+        access: Arc<dyn Access>,
+        glob: Option<String>,
+        after: (Seq, u32),
+        wait: Duration,
+    ) -> Result<ChangePage, Failure> {
+        let matches: Arc<super::shown::Matches> = Arc::new(readable(glob, access)?);
         let until = Instant::now() + wait;
         let mut after = after;
         loop {
@@ -428,9 +461,20 @@ impl Service for Engine {
         }
     }
 
-    fn denied(&self, actor: stated_shared::Actor) {
+    async fn refuse(
+        &self,
+        (session, connection, number): (SessionId, ConnectionId, u64),
+        failure: Failure,
+        denied: Denied,
+    ) {
+        // An engine that has stopped answers nobody: the client resumes at its successor.
+        let _ = self.send(Command::Noted(deeds(denied))).await;
+        let _ = self.read(Asked { session, connection, number }, move |_, _| Err(failure)).await;
+    }
+
+    fn denied(&self, denied: Denied) {
         // A full queue loses this entry and not the daemon's calm; the log has it.
-        if !self.queue.try_send(Command::Denied(Box::new(actor.into()))) {
+        if !self.queue.try_send(Command::Noted(deeds(denied))) {
             tracing::warn!("a denial is not in the audit log: the engine is busy");
         }
     }
@@ -466,23 +510,6 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         tracing::error!(%error, "a task failed");
         Failure::new(FailureKind::Internal, "the daemon failed at this request; its log says more")
     })
-}
-
-/// Whether a name is wanted.
-pub(super) type Matches = Box<dyn Fn(&str) -> bool + Send + Sync>;
-
-/// `*` stays in a part of the name, `**` crosses.
-pub(super) fn matcher(glob: Option<String>) -> Result<Matches, Failure> {
-    let Some(glob) = glob else { return Ok(Box::new(|_| true)) };
-    let matcher: GlobMatcher = GlobBuilder::new(&glob)
-        .literal_separator(true)
-        .build()
-        .map_err(|error| {
-            Failure::new(FailureKind::Usage, format!("{glob:?} is no glob: {}", error.kind()))
-                .hint("'*' matches within a part of a name, '**' across parts")
-        })?
-        .compile_matcher();
-    Ok(Box::new(move |name| matcher.is_match(name)))
 }
 
 /// As many rows as fit in a page, and whether there are more.

@@ -28,6 +28,7 @@ mod retention;
 mod rewrite;
 mod seat;
 mod service;
+mod shown;
 mod snapshot;
 mod stage;
 mod start;
@@ -39,6 +40,7 @@ mod verify;
 mod walk;
 mod watermark;
 
+pub use crate::machine::Access;
 pub use ageing::AuditKeep;
 pub use budget::{ContentBudget, ContentPermit, HeldContent};
 pub use handle::{Engine, Facts};
@@ -47,7 +49,7 @@ pub use owner::Halt;
 #[cfg(fuzzing)]
 pub use record::fuzz_record;
 pub use retention::{Retention, Section};
-pub use service::{ConnectionId, FetchedContent, Opened, Service, Submission};
+pub use service::{ConnectionId, Denied, FetchedContent, Opened, Service, Submission};
 #[cfg(test)]
 pub(crate) use snapshot::SnapshotError;
 pub use snapshot::open as open_snapshot;

@@ -6,15 +6,16 @@
 use std::sync::Arc;
 
 use stated_shared::limits::PAGE_ROWS_MAX;
-use stated_shared::{Failure, Prune, PrunePage, Reply, StateName, Timestamp, Version};
+use stated_shared::{Failure, Prune, PrunePage, Reply, StateName, Timestamp, Verb, Version};
 
 use super::commit::{COMMIT_INLINE_LEN_MAX, StagedBytes};
 use super::delta::{self, Chain};
-use super::handle::{Asked, Engine, Matches, Shared, blocking, matcher};
+use super::handle::{Asked, Engine, Shared, blocking};
 use super::owner::View;
+use super::shown::{Matches, matcher};
 use super::stage::{self, INLINE_PAYLOAD_LEN_MAX};
 use crate::machine::event::{Moved, Payload};
-use crate::machine::{Ask, Keep, Machine, Plan, PruneAsk, PrunedOf, States, Unreadable, prune_row};
+use crate::machine::{Access, Ask, Keep, Machine, Plan, PruneAsk, PrunedOf, States, Unreadable, prune_row};
 
 /// States of which one record tells that something of them was pruned.
 const PAGE_STATES_MAX: usize = if PAGE_ROWS_MAX < 128 { PAGE_ROWS_MAX } else { 128 };
@@ -50,15 +51,19 @@ struct Move {
 }
 
 impl Engine {
-    pub(super) async fn prune(&self, of: Asked, prune: Prune) -> Result<(), Failure> {
+    pub(super) async fn prune(&self, of: Asked, access: Arc<dyn Access>, prune: Prune) -> Result<(), Failure> {
         let matches = matcher(prune.glob.clone())?;
+        let asker = Arc::clone(&access);
+        // Its answer names them.
+        let may = move |name: &str| asker.may(Verb::Admin, name) && asker.may(Verb::Read, name);
+        let matches: Matches = Box::new(move |name| matches(name) && may(name));
         let dry_run = prune.dry_run;
         let planned = self.plan_prune(prune, matches).await?;
         if dry_run {
             return self.read(of, move |_, _| Ok(planned.told())).await;
         }
         let (ask, bytes) = self.stage_prune(planned).await?;
-        self.change(of, Ask::Prune(ask), bytes, None, None).await
+        self.change(of, access, Ask::Prune(ask), bytes, None, None).await
     }
 
     /// Looks through a page of the states that match.

@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::handle::{Engine, Matches, matcher, stopping};
+use super::handle::{Engine, stopping};
 use super::owner::{Command, OwnPrune};
+use super::shown::{Matches, matcher};
 
 /// Between two passes over all states.
 const EVERY: Duration = Duration::from_secs(60 * 60);

@@ -9,6 +9,7 @@ use stated_shared::{Actor, ChangePage, Failure, Request, Selector, Seq, SessionI
 use super::budget::{ContentBudget, ContentPermit, HeldContent};
 use super::outbox::Outbox;
 use crate::host::Process;
+use crate::machine::Access;
 
 /// One connection of a session; a session that is resumed has a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,12 +33,25 @@ pub struct Submission {
     pub connection: ConnectionId,
     /// The request's number; a retry has the same.
     pub number: u64,
-    /// Anything but `Get` and `Changes`; contents are `Removed` or `Inline`, whatever their length.
+    /// Anything but `Get`, `Changes` and `Access`; contents are `Removed` or `Inline`, whatever their length.
     pub request: Request,
     /// The process that the request refers to.
     pub process: Option<Process>,
     /// Room for the contents, to be kept as long as they are.
     pub room: Option<ContentPermit>,
+    /// What the asker may, whenever it is asked.
+    pub access: Arc<dyn Access>,
+}
+
+/// Something that the policy refused, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// Who.
+    pub actor: Actor,
+    /// What the audit log calls it.
+    pub verb: &'static str,
+    /// To what; empty where it is about no name.
+    pub names: Vec<StateName>,
 }
 
 /// A version with its content.
@@ -85,14 +99,25 @@ pub trait Service: Clone + Send + Sync + 'static {
         at: Selector,
     ) -> impl Future<Output = Result<FetchedContent, Failure>> + Send;
 
-    /// Reads what changed after a place, once something did; an empty page where nothing does in this time.
+    /// Refuses a request that the policy does not allow, once that is noted for the audit log. Where it is a retry of
+    /// what was done before, that answer is given again.
+    fn refuse(
+        &self,
+        of: (SessionId, ConnectionId, u64),
+        failure: Failure,
+        denied: Denied,
+    ) -> impl Future<Output = ()> + Send;
+
+    /// Reads what changed after a place, once something did that the asker may read; an empty page where nothing does in
+    /// this time.
     fn changes(
         &self,
+        access: Arc<dyn Access>,
         glob: Option<String>,
         after: (Seq, u32),
         wait: Duration,
     ) -> impl Future<Output = Result<ChangePage, Failure>> + Send;
 
     /// Somebody was refused at the door. For the audit; must not wait.
-    fn denied(&self, actor: Actor);
+    fn denied(&self, denied: Denied);
 }

@@ -25,7 +25,7 @@ use super::summary::Runs;
 use super::{Outbox, audit, delta, verify};
 use crate::journal::{LocalSnapshots, Mark, Part as PartOfLog, Parts};
 use crate::machine::event::{self, Event, Summarized, What};
-use crate::machine::{Ask, Machine, Summed};
+use crate::machine::{Ask, Itself, Machine, Summed};
 
 /// The engine and its owner.
 pub(crate) struct Stepped(Begun);
@@ -50,12 +50,13 @@ impl Stepped {
     /// Queues a request. Contents are staged here and now, and large ones written.
     pub fn submit(&self, runtime: &Handle, submission: Submission) {
         let Submission { session, connection, number, request, .. } = submission;
+        let access = Arc::clone(&submission.access);
         if let Request::Prune(prune) = &request {
             let now = super::handle::time(&self.0.owner.parts.clock).wall;
-            let matches = super::handle::matcher(prune.glob.clone()).expect("a glob");
+            let matches = super::shown::matcher(prune.glob.clone()).expect("a glob");
             let (ask, bytes) = self.0.engine.shared.prune_beside(self.machine().states(), prune, &matches, now);
             let ask = Ask::Prune(ask);
-            let submitted = Submitted { session, connection, number, ask, bytes, process: None, room: None };
+            let submitted = Submitted { session, connection, number, access, ask, bytes, process: None, room: None };
             return self.send(Command::Submit(Box::new(submitted)));
         }
         let Request::Commit(commit) = request else {
@@ -68,6 +69,7 @@ impl Stepped {
                     session,
                     connection,
                     number,
+                    access,
                     ask: Ask::Commit(staged.ask),
                     bytes: staged.bytes,
                     process: None,
@@ -174,7 +176,7 @@ impl Stepped {
 
     /// All rows of the audit log.
     pub fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditEntry>, Failure> {
-        let matches = super::handle::matcher(filter.glob.clone()).expect("a glob");
+        let matches = super::shown::audited(filter.glob.clone(), Arc::new(Itself)).expect("a glob");
         let upto = (self.0.engine.shared.watermark.get().0, self.machine().summed());
         let (mut rows, mut after) = (Vec::new(), None);
         loop {

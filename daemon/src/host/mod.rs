@@ -5,8 +5,10 @@
 
 mod clock;
 mod directory_lock;
+mod directory_watch;
 mod entropy;
 mod grant_table;
+mod guarded_file;
 mod hardening;
 mod notify;
 mod peer;
@@ -22,10 +24,12 @@ mod user;
 pub use clock::Held;
 pub use clock::{BootId, Clock};
 pub use directory_lock::{DirectoryLock, DirectoryLockError, network_filesystem_of};
+pub use directory_watch::DirectoryWatch;
 pub use entropy::fill_random;
 #[cfg(test)]
 pub use entropy::seeded;
 pub use grant_table::{GrantTable, GrantTableError, Loaded, Origin};
+pub use guarded_file::{GuardedFile, GuardedFileError};
 pub use hardening::{harden, raise_descriptor_limit};
 pub use notify::Supervisor;
 pub use peer::Peer;
@@ -34,4 +38,4 @@ pub use scheduling::run_when_idle;
 pub use secret::{SecretError, SecretSource};
 pub use signals::stop_on_signals;
 pub use socket::{Socket, SocketError};
-pub use user::{Users, host_name, own_gid, own_uid};
+pub use user::{Account, Users, host_name, own_gid, own_uid};

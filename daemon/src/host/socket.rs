@@ -21,10 +21,15 @@ use tokio::net::UnixStream;
 use super::directory_lock::DirectoryLock;
 use super::system_call;
 
-/// Whom the socket file lets in. Its directory lets in nobody else already.
-const SOCKET_MODE: u32 = 0o600;
-/// The mode of a socket directory that the daemon makes.
-const DIRECTORY_MODE: u32 = 0o700;
+/// Whom the file system lets in: only its user, or everybody, for whom the daemon's policy then decides.
+struct Modes {
+    socket: u32,
+    /// Of a socket directory that the daemon makes.
+    directory: u32,
+}
+
+const FOR_ITS_USER: Modes = Modes { socket: 0o600, directory: 0o700 };
+const FOR_EVERYBODY: Modes = Modes { socket: 0o666, directory: 0o755 };
 
 /// The daemon's listening socket.
 ///
@@ -97,22 +102,23 @@ impl Socket {
     ///
     /// A file that a killed daemon left is replaced. The proof of the directory lock says that no daemon of our state
     /// directory is alive; one of another directory is found by connecting, under a lock on the socket's directory.
-    pub fn bind(path: &Path, _held: &DirectoryLock) -> Result<Self, SocketError> {
+    pub fn bind(path: &Path, _held: &DirectoryLock, for_everybody: bool) -> Result<Self, SocketError> {
+        let modes = if for_everybody { FOR_EVERYBODY } else { FOR_ITS_USER };
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        prepare_directory(dir)?;
+        prepare_directory(dir, modes.directory)?;
         let _binding = lock_directory(dir)?;
         remove_stale(path)?;
         let failed = |action| move |source| SocketError::Io { action, path: path.to_owned(), source };
         let name = path.to_fs_name::<GenericFilePath>().map_err(failed("name the socket"))?;
         let listener = ListenerOptions::new()
             .name(name)
-            .mode(SOCKET_MODE)
+            .mode(modes.socket as _)
             // The library would unlink whatever has the name when we stop; Drop below looks first.
             .reclaim_name(false)
             .create_tokio()
             .map_err(failed("listen on"))?;
         // The umask may have taken bits from the mode, never added any.
-        fs::set_permissions(path, PermissionsExt::from_mode(SOCKET_MODE)).map_err(failed("set the mode of"))?;
+        fs::set_permissions(path, PermissionsExt::from_mode(modes.socket)).map_err(failed("set the mode of"))?;
         let metadata = fs::symlink_metadata(path).map_err(failed("look at"))?;
         Ok(Self { listener, path: path.to_owned(), made: Some(identity(&metadata)) })
     }
@@ -134,7 +140,7 @@ impl Socket {
         let fd = fd.ok_or_else(|| wrong(format!("the descriptor {name:?}, which is something else")))?;
         let path = file_of(fd.as_fd()).map_err(unusable)?;
         let path = path.ok_or_else(|| wrong(format!("the descriptor {name:?}, whose socket has no file")))?;
-        prepare_directory(path.parent().unwrap_or(Path::new("/")))?;
+        prepare_directory(path.parent().unwrap_or(Path::new("/")), FOR_ITS_USER.directory)?;
         let listener = UnixDomainListener::try_from(fd).map_err(unusable)?;
         Ok(Some(Self { listener: Listener::from(listener), path, made: None }))
     }
@@ -170,9 +176,9 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 }
 
 /// Makes the directory where it is missing, and refuses one in which others could replace the socket.
-fn prepare_directory(dir: &Path) -> Result<(), SocketError> {
+fn prepare_directory(dir: &Path, mode: u32) -> Result<(), SocketError> {
     let failed = |action| move |source| SocketError::Io { action, path: dir.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(dir).map_err(failed("create"))?;
+    DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(failed("create"))?;
     let metadata = fs::symlink_metadata(dir).map_err(failed("look at"))?;
     match directory_problem(&metadata, rustix::process::geteuid().as_raw()) {
         Some(problem) => Err(SocketError::Directory { dir: dir.to_owned(), problem }),
@@ -258,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn it_lets_in_its_user_and_leaves_nothing_behind() {
         let (_dir, lock, path) = place();
-        let socket = Socket::bind(&path, &lock).unwrap();
+        let socket = Socket::bind(&path, &lock, false).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
         let client = UnixStream::connect(&path).await.unwrap();
@@ -268,22 +274,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_systems_lets_everybody_knock() {
+        let (_dir, lock, path) = place();
+        let _socket = Socket::bind(&path, &lock, true).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o755);
+    }
+
+    #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_living_one_is_not() {
         let (_dir, lock, path) = place();
         DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
         drop(UnixListener::bind(&path).unwrap());
-        let socket = Socket::bind(&path, &lock).unwrap();
-        assert!(matches!(Socket::bind(&path, &lock), Err(SocketError::InUse { .. })));
+        let socket = Socket::bind(&path, &lock, false).unwrap();
+        assert!(matches!(Socket::bind(&path, &lock, false), Err(SocketError::InUse { .. })));
         drop(socket);
     }
 
     #[tokio::test]
     async fn a_successors_socket_is_not_unlinked() {
         let (_dir, lock, path) = place();
-        let socket = Socket::bind(&path, &lock).unwrap();
+        let socket = Socket::bind(&path, &lock, false).unwrap();
         let aside = path.with_extension("old");
         fs::rename(&path, &aside).unwrap();
-        let successor = Socket::bind(&path, &lock).unwrap();
+        let successor = Socket::bind(&path, &lock, false).unwrap();
         drop(socket);
         assert!(path.exists());
         drop(successor);
@@ -295,7 +309,7 @@ mod tests {
         let (_dir, lock, path) = place();
         DirBuilder::new().recursive(true).mode(0o700).create(path.parent().unwrap()).unwrap();
         fs::write(&path, "precious").unwrap();
-        let error = Socket::bind(&path, &lock).unwrap_err();
+        let error = Socket::bind(&path, &lock, false).unwrap_err();
         assert!(matches!(error, SocketError::NotASocket { .. }));
         assert_eq!(error.failure().kind, FailureKind::Config);
         assert_eq!(fs::read(&path).unwrap(), b"precious");
@@ -307,12 +321,12 @@ mod tests {
         let open = dir.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, PermissionsExt::from_mode(0o770)).unwrap();
-        let error = Socket::bind(&open.join("s"), &lock).unwrap_err();
+        let error = Socket::bind(&open.join("s"), &lock, false).unwrap_err();
         assert!(error.to_string().ends_with("may be written by others (mode 770)"), "{error}");
-        prepare_directory(path.parent().unwrap()).unwrap();
+        prepare_directory(path.parent().unwrap(), 0o700).unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(path.parent().unwrap(), &link).unwrap();
-        let error = Socket::bind(&link.join("s"), &lock).unwrap_err();
+        let error = Socket::bind(&link.join("s"), &lock, false).unwrap_err();
         assert!(error.to_string().ends_with("is a symbolic link"), "{error}");
         let metadata = fs::metadata(path.parent().unwrap()).unwrap();
         assert!(directory_problem(&metadata, metadata.uid() + 1).unwrap().starts_with("belongs to uid"));

@@ -18,6 +18,35 @@ pub(super) fn peer_credentials(socket: impl AsFd) -> io::Result<(u32, u32, u32)>
     Ok((ucred.pid.cast_unsigned(), ucred.uid, ucred.gid))
 }
 
+/// The peer's supplementary groups at the time it connected.
+pub(super) fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    let fd = socket.as_fd().as_raw_fd();
+    let mut groups: Vec<libc::gid_t> = vec![0; GROUPS_EXPECTED];
+    loop {
+        let mut len = mem::size_of_val(&groups[..]) as libc::socklen_t;
+        // SAFETY: `groups` has room for the `len` bytes that the kernel may write; any bytes are group IDs.
+        let result = unsafe {
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &raw mut len)
+        };
+        let count = len as usize / mem::size_of::<libc::gid_t>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        // The kernel then says how many there are; they do not change any more.
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > GROUPS_MAX {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
+/// Groups of a peer that need no second question.
+const GROUPS_EXPECTED: usize = 32;
+/// More than the kernel lets a process have (`NGROUPS_MAX`).
+const GROUPS_MAX: usize = 1 << 17;
+
 /// A pidfd of the peer as it connected; Linux 6.5 and later.
 pub(super) fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: an integer, for which any bytes are a value.

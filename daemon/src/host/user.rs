@@ -33,6 +33,42 @@ impl Users {
         names.insert(uid, name.clone());
         name
     }
+
+    /// The account that somebody means by a name, or else by a number, which need not be anybody's. Blocks on the user
+    /// database, each time.
+    pub fn account(meant: &str) -> Option<Account> {
+        let number = || meant.parse::<u32>().ok().filter(|uid| *uid != u32::MAX);
+        let known = uzers::get_user_by_name(meant).or_else(|| uzers::get_user_by_uid(number()?));
+        match known {
+            Some(user) => {
+                let groups = user.groups().unwrap_or_default();
+                let gids = groups.iter().map(uzers::Group::gid).chain([user.primary_group_id()]).collect();
+                Some(Account { uid: user.uid(), name: user.name().to_str().map(str::to_owned), gids })
+            }
+            None => Some(Account { uid: number()?, name: None, gids: Vec::new() }),
+        }
+    }
+
+    /// The number of a user. Blocks on the user database, each time.
+    pub fn uid(name: &str) -> Option<u32> {
+        uzers::get_user_by_name(name).map(|user| user.uid())
+    }
+
+    /// The number of a group. Blocks on the user database, each time.
+    pub fn gid(name: &str) -> Option<u32> {
+        uzers::get_group_by_name(name).map(|group| group.gid())
+    }
+}
+
+/// A user as the user database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The number.
+    pub uid: u32,
+    /// The name, where it has one.
+    pub name: Option<String>,
+    /// All groups, the primary one among them.
+    pub gids: Vec<u32>,
 }
 
 /// The effective user ID of the daemon.
@@ -62,6 +98,19 @@ mod tests {
         assert_eq!(users.remembered(0), Some(Some("root".to_owned())));
         assert_eq!(users.name(4_000_000_123), None);
         assert_eq!(users.remembered(4_000_000_123), Some(None));
+    }
+
+    #[test]
+    fn an_account_is_meant_by_name_or_by_number() {
+        let root = Users::account("root").unwrap();
+        assert_eq!((root.uid, root.name.as_deref()), (0, Some("root")));
+        assert!(root.gids.contains(&0));
+        assert_eq!(Users::account("0"), Some(root));
+        let nobody = Account { uid: 4_000_000_123, name: None, gids: vec![] };
+        assert_eq!(Users::account("4000000123"), Some(nobody));
+        assert_eq!(Users::account("no such user"), None);
+        assert_eq!(Users::account("4294967295"), None);
+        assert_eq!((Users::uid("root"), Users::gid("root"), Users::uid("no such user")), (Some(0), Some(0), None));
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use stated_shared::limits::{GRANTS_MAX, WAITERS_MAX};
 use stated_shared::{
-    Detail, Failure, FailureKind, Hold, Lock, LockId, LockKind, Notice, Reply, SessionId, StateName, Wait,
+    Detail, Failure, FailureKind, Hold, Lock, LockId, LockKind, Notice, Reply, SessionId, StateName, Verb, Wait,
 };
 
+use super::access::Asker;
 use super::event::{Actor, Broken, BrokenGrant, Event, LeaseEnded, LeaseGranted, LeaseRenewed, What};
 use super::locks::{Grant, Link, Tenure, Ticket, Tie, Time, Waiter};
 use super::{Context, Decision, Machine, Motion, Step, Verdict};
@@ -38,6 +39,8 @@ pub struct Passed {
     pub steps: Vec<Step>,
     /// The grant's ID.
     pub id: LockId,
+    /// The grant that it may not become any more, and the refusal.
+    pub denied: Option<(Grant, Failure)>,
 }
 
 impl Machine {
@@ -95,7 +98,8 @@ impl Machine {
         if self.locks.waiter_count() >= WAITERS_MAX {
             return Err(Failure::new(FailureKind::Busy, format!("{WAITERS_MAX} requests wait, and that is the limit")));
         }
-        let waiter = Waiter { ticket: self.locks.next_ticket(), grant: wanted, deadline_boottime_ms };
+        let asker = Asker(Arc::clone(cx.access));
+        let waiter = Waiter { ticket: self.locks.next_ticket(), grant: wanted, deadline_boottime_ms, asker };
         let notice = Notice::Queued { number: cx.number, holders, ahead: ahead as u32 };
         Ok(Decision { steps: vec![Step::Move(Motion::Queued(Box::new(waiter)))], verdict: Verdict::Wait(notice) })
     }
@@ -109,7 +113,8 @@ impl Machine {
                 Ok(Some(grant))
             }
             Some(grant) => {
-                let rows: Vec<_> = self.locks.rows(grant, cx.time).collect();
+                let rows = self.locks.rows(grant, cx.time).filter(|row| cx.access.may(Verb::Read, row.name.as_str()));
+                let rows: Vec<_> = rows.collect();
                 Err(Failure::new(FailureKind::Busy, format!("the ID {} is another lock's", grant.id))
                     .detail(Detail::Held { holders: rows, waiters: 0 }))
             }
@@ -194,7 +199,14 @@ impl Machine {
         name: &StateName,
         id: Option<&LockId>,
     ) -> Result<Decision, Failure> {
-        let meant: Vec<&Grant> = self.locks.on(name).filter(|grant| id.is_none_or(|id| grant.id == *id)).collect();
+        let mut meant: Vec<&Grant> = self.locks.on(name).filter(|grant| id.is_none_or(|id| grant.id == *id)).collect();
+        if !cx.access.may(Verb::Break, name.as_str()) {
+            // Their own grants are theirs to end; of others, and of whether there are any, they hear nothing.
+            meant.retain(|grant| grant.holder.uid == cx.actor.uid);
+            if meant.is_empty() {
+                return Err(cx.access.denial(Verb::Break, name.as_str()));
+            }
+        }
         if meant.is_empty() {
             let what = match id {
                 Some(id) => format!("the lock {id} is not held on {name}"),
@@ -204,6 +216,12 @@ impl Machine {
         }
         let mut grants: Vec<&Grant> = Vec::new();
         for grant in meant {
+            let others = grant.holder.uid != cx.actor.uid;
+            if others && !grant.names.iter().all(|name| cx.access.may(Verb::Break, name.as_str())) {
+                let message =
+                    format!("the lock {} holds other names too, which uid {} may not break", grant.id, cx.actor.uid);
+                return Err(Failure::new(FailureKind::Denied, message).hint("ask whoever may, or the holder"));
+            }
             for ended in self.with_nested(grant) {
                 if !grants.iter().any(|other| other.id == ended.id) {
                     grants.push(ended);
@@ -235,7 +253,7 @@ impl Machine {
             return None;
         }
         let waiter = self.locks.next_grantable()?;
-        let (ticket, mut grant) = (waiter.ticket, waiter.grant.clone());
+        let (ticket, mut grant, asker) = (waiter.ticket, waiter.grant.clone(), waiter.asker.clone());
         grant.since = time.wall;
         if grant.under.is_none() {
             grant.fence = self.next_fence();
@@ -245,11 +263,13 @@ impl Machine {
         }
         let (session, number, id) = (grant.session(), grant.number, grant.id.clone());
         let mut steps = vec![Step::Move(Motion::Left(ticket))];
+        // Since it began to wait the policy may have changed.
+        let denied = Asker::check(&*asker.0, Verb::Lock, &grant.names).err().map(|failure| (grant.clone(), failure));
         // Two may wait with one ID: the later one gets the grant of the earlier where it may.
-        if self.locks.grant(&id).is_none() {
+        if denied.is_none() && self.locks.grant(&id).is_none() {
             steps.extend(begin(grant, time));
         }
-        Some(Passed { session, number, ticket, steps, id })
+        Some(Passed { session, number, ticket, steps, id, denied })
     }
 
     /// The waiting requests whose time is over.
@@ -314,18 +334,21 @@ impl Machine {
     }
 
     fn own(&self, cx: &Context<'_>, id: &LockId) -> Result<&Grant, Failure> {
-        match self.locks.grant(id) {
+        let grant = self.locks.grant(id);
+        if let Some(grant) = grant.filter(|grant| grant.holder.uid == cx.actor.uid) {
+            return Ok(grant);
+        }
+        // Of another user's grant is told by a name that one may read, or nothing.
+        let seen = grant
+            .and_then(|grant| Some((grant, grant.names.iter().find(|name| cx.access.may(Verb::Read, name.as_str()))?)));
+        match seen {
             None => Err(Failure::new(FailureKind::NotFound, format!("the lock {id} is not held"))
                 .hint("see who holds what with: statectl locks")),
-            Some(grant) if grant.holder.uid != cx.actor.uid => {
-                let name = grant.names.first().map(StateName::as_str).unwrap_or_default();
-                Err(Failure::new(
-                    FailureKind::Denied,
-                    format!("the lock {id} is held by another user, {}", Holder(grant)),
-                )
-                .hint(format!("end it against the holder's will with: statectl break '{name}' {id}")))
-            }
-            Some(grant) => Ok(grant),
+            Some((grant, name)) => Err(Failure::new(
+                FailureKind::Denied,
+                format!("the lock {id} is held by another user, {}", Holder(grant)),
+            )
+            .hint(format!("end it against the holder's will with: statectl break '{name}' {id}"))),
         }
     }
 

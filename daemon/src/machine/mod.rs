@@ -6,6 +6,7 @@
 //! A step is an [`Event`], which the journal keeps, or a [`Motion`], a change of session locks and waiters, which
 //! lives in the grant table beside the socket and ends with its holders.
 
+mod access;
 mod answers;
 mod apply;
 mod commit;
@@ -29,9 +30,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use stated_shared::{
     Digest, Epoch, Failure, Fence, Generation, Hold, LockId, Notice, Reply, RepositoryId, Selector, Seq, SessionId,
-    StateName, Tag,
+    StateName, Tag, Verb,
 };
 
+pub use access::{Access, Asker, Itself};
 pub use answers::Answers;
 pub use commit::{CommitAsk, StagedChange};
 use event::{Actor, BootId, Event, LossAccepted};
@@ -86,6 +88,8 @@ pub struct Context<'a> {
     pub number: u64,
     /// An ID for a grant, drawn for this request.
     pub drawn: LockId,
+    /// What they may.
+    pub access: &'a Arc<dyn Access>,
 }
 
 /// A request that may change something.
@@ -273,7 +277,20 @@ impl Machine {
             Ok(Some(_)) => return Decision { steps: Vec::new(), verdict: Verdict::Recall },
             Err(unreadable) => return Decision { steps: Vec::new(), verdict: Verdict::Refuse(unreadable.into()) },
         }
-        let decided = match ask {
+        let allowed = match ask {
+            Ask::Commit(ask) => Asker::check(&**cx.access, Verb::Write, ask.changes.iter().map(|change| &change.state)),
+            Ask::Tag(tag) => Asker::check(&**cx.access, Verb::Write, [&tag.state]),
+            Ask::Lock(ask) => Asker::check(&**cx.access, Verb::Lock, &ask.lock.names),
+            Ask::Prune(ask) => Asker::check(&**cx.access, Verb::Admin, ask.states.iter().map(|of| &of.state)),
+            // Of one's own grants, or of those that the decision finds.
+            Ask::Bind { .. } | Ask::Unlock { .. } | Ask::Renew { .. } | Ask::Break { .. } => Ok(()),
+        };
+        let decided = allowed.and_then(|()| self.decide_allowed(cx, ask));
+        decided.unwrap_or_else(|failure| Decision { steps: Vec::new(), verdict: Verdict::Refuse(failure) })
+    }
+
+    fn decide_allowed(&self, cx: &Context<'_>, ask: &Ask) -> Result<Decision, Failure> {
+        match ask {
             Ask::Commit(ask) => self.decide_commit(cx, ask),
             Ask::Lock(ask) => self.decide_lock(cx, ask),
             Ask::Bind { id, hold, tie } => self.decide_bind(cx, id, *hold, *tie),
@@ -282,8 +299,7 @@ impl Machine {
             Ask::Break { name, id } => self.decide_break(cx, name, id.as_ref()),
             Ask::Tag(tag) => self.decide_tag(cx, tag),
             Ask::Prune(ask) => self.decide_prune(cx, ask),
-        };
-        decided.unwrap_or_else(|failure| Decision { steps: Vec::new(), verdict: Verdict::Refuse(failure) })
+        }
     }
 
     /// The answer that this request already got.

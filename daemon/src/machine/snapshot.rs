@@ -553,7 +553,8 @@ impl Given {
                 | Reply::Verified(_)
                 | Reply::Status(_)
                 | Reply::Changes(_)
-                | Reply::Pruned(_),
+                | Reply::Pruned(_)
+                | Reply::Access(_),
             ) => Err(Divergence("an answer without a stored form is remembered".to_owned())),
         }
     }

@@ -12,6 +12,7 @@ use stated_shared::{
 use super::event::{Actor, BootId, Content, Event, Founded, Opened, Payload, What};
 use super::*;
 
+mod hidden;
 mod prune;
 mod summary;
 
@@ -61,6 +62,7 @@ struct Rig {
     numbers: u64,
     boottime_ms: u64,
     granted: Vec<(SessionId, u64)>,
+    denied: Vec<(SessionId, u64)>,
 }
 
 impl Rig {
@@ -71,6 +73,7 @@ impl Rig {
             numbers: 0,
             boottime_ms: 1000,
             granted: Vec::new(),
+            denied: Vec::new(),
         };
         let founded =
             Founded { repository: RepositoryId([7; 16]), generation: Generation(1), keyring: Digest([8; 32]) };
@@ -117,7 +120,8 @@ impl Rig {
             self.machine.follow(&over.left);
         }
         while let Some(passed) = self.machine.next_passed(self.time()) {
-            self.granted.push((passed.session, passed.number));
+            let told = if passed.denied.is_some() { &mut self.denied } else { &mut self.granted };
+            told.push((passed.session, passed.number));
             self.fold(passed.steps);
         }
     }
@@ -130,8 +134,18 @@ impl Rig {
     }
 
     fn ask_as(&mut self, session: u8, number: u64, ask: &Ask) -> Result<Option<Reply>, FailureKind> {
+        self.ask_by(session, number, ask, &(Arc::new(Itself) as Arc<dyn Access>))
+    }
+
+    fn ask_by(
+        &mut self,
+        session: u8,
+        number: u64,
+        ask: &Ask,
+        access: &Arc<dyn Access>,
+    ) -> Result<Option<Reply>, FailureKind> {
         let actor = actor(session);
-        let cx = Context { time: self.time(), actor: &actor, number, drawn: lock_id(number) };
+        let cx = Context { time: self.time(), actor: &actor, number, drawn: lock_id(number), access };
         let mut decision = self.machine.decide(&cx, ask);
         if matches!(decision.verdict, Verdict::Restage) {
             assert!(decision.steps.is_empty());

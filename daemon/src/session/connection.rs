@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
+use super::asker::{Asker, Refusal, explain};
 use super::fetch::answer_get;
 use super::frames::{FrameReader, ReadError};
 use super::handshake::{Greeting, HandshakeError, shake_hands};
@@ -21,8 +22,9 @@ use super::upload::{Upload, UploadError};
 use super::validate::{content_lens, validate};
 use crate::engine::ContentPermit;
 use crate::engine::Outbox;
-use crate::engine::{ConnectionId, Service, Submission};
+use crate::engine::{Access, ConnectionId, Denied, Service, Submission};
 use crate::host::{Peer, Process, ProcessError};
+use crate::policy::deed;
 
 /// A peer that does not keep to the protocol; its connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
@@ -53,12 +55,19 @@ struct Connection<S> {
     outbox: Arc<SocketOutbox>,
     reader: FrameReader,
     peer: Peer,
+    asker: Arc<Asker>,
+    actor: Actor,
     session: SessionId,
     id: ConnectionId,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer: Peer, admission: Admission) {
+pub(super) async fn run<S: Service>(
+    door: Arc<Door<S>>,
+    stream: UnixStream,
+    (peer, asker): (Peer, Asker),
+    admission: Admission,
+) {
     let (uid, pid) = (peer.uid, peer.pid);
     let socket = Arc::new(stream);
     let outbox = Arc::new(SocketOutbox::new(Arc::clone(&socket), door.pending.clone()));
@@ -85,14 +94,14 @@ pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer
         Admission::Refused(failure) => {
             tracing::warn!(uid, pid, %failure, "refused");
             if failure.kind == FailureKind::Denied {
-                door.service.denied(actor);
+                door.service.denied(Denied { actor, verb: "connect", names: Vec::new() });
             }
             outbox.send(answer(&Err(failure)));
             return part(&outbox, &mut reader).await;
         }
     };
     outbox.hold();
-    let opened = match door.service.open(session, actor, Arc::clone(&outbox) as Arc<dyn Outbox>).await {
+    let opened = match door.service.open(session, actor.clone(), Arc::clone(&outbox) as Arc<dyn Outbox>).await {
         Ok(opened) => opened,
         Err(failure) => {
             tracing::info!(uid, pid, %session, %failure, "session refused");
@@ -106,7 +115,8 @@ pub(super) async fn run<S: Service>(door: Arc<Door<S>>, stream: UnixStream, peer
         let outbox = Arc::clone(&outbox);
         async move { outbox.drain(&socket).await }
     });
-    Connection { door, outbox, reader, peer, session, id: opened.connection }.serve().await;
+    let (asker, id) = (Arc::new(asker), opened.connection);
+    Connection { door, outbox, reader, peer, asker, actor, session, id }.serve().await;
     // Cannot fail but by a panic, which is reported on its own.
     let _ = writer.await;
     drop(place);
@@ -224,6 +234,14 @@ impl<S: Service> Connection<S> {
             Request::Commit(commit) => content_lens(commit),
             _ => (0, 0),
         };
+        if let (Ok(_), Err(Refusal { failure, names })) = (&checked, self.asker.check(&request)) {
+            let names = self.door.denials.named(self.peer.uid, names);
+            let denied = Denied { actor: self.actor.clone(), verb: deed(&request), names };
+            tracing::info!(uid = self.peer.uid, verb = denied.verb, "denied");
+            self.outbox.expect(number);
+            self.door.service.refuse((self.session, self.id, number), failure, denied).await;
+            return Ok(Upload::new(&mut self.reader, number, streamed_len).discard().await?);
+        }
         let checked = match checked {
             Ok(process) => self.room(total_len, streamed_len).await.map(|room| (process, room)),
             Err(failure) => Err(failure),
@@ -252,19 +270,38 @@ impl<S: Service> Connection<S> {
             }
         } else if let Request::Changes { glob, after, wait_ms } = request {
             let (service, outbox, stop) = (self.door.service.clone(), Arc::clone(&self.outbox), self.door.stop.clone());
-            let wait = Duration::from_millis(wait_ms);
+            let (asker, wait) = (Arc::clone(&self.asker), Duration::from_millis(wait_ms));
             self.door.tasks.spawn(async move {
                 tokio::select! {
                     biased;
                     () = outbox.cut_token().cancelled() => {}
                     // Unanswered: the session asks the successor for what comes next.
                     () = stop.cancelled() => outbox.finish(number),
-                    page = service.changes(glob, after, wait) => outbox.reply(number, page.map(Reply::Changes)),
+                    page = service.changes(asker, glob, after, wait) => outbox.reply(number, page.map(Reply::Changes)),
+                }
+            });
+        } else if let Request::Access(check) = request {
+            let (door, asker, outbox) = (Arc::clone(&self.door), Arc::clone(&self.asker), Arc::clone(&self.outbox));
+            let (of, actor) = ((self.session, self.id, number), self.actor.clone());
+            // Not here: the user database may be slow.
+            self.door.tasks.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = outbox.cut_token().cancelled() => {}
+                    answer = explain(&asker, check) => match answer {
+                        Err(Refusal { failure, names }) if failure.kind == FailureKind::Denied => {
+                            let names = door.denials.named(actor.uid, names);
+                            door.service.refuse(of, failure, Denied { actor, verb: "access", names }).await;
+                        }
+                        answer => outbox.reply(number, answer.map_err(|refusal| refusal.failure)),
+                    },
                 }
             });
         } else {
             let (session, connection) = (self.session, self.id);
-            self.door.service.submit(Submission { session, connection, number, request, process, room }).await;
+            let access = Arc::clone(&self.asker) as Arc<dyn Access>;
+            let submission = Submission { session, connection, number, request, process, room, access };
+            self.door.service.submit(submission).await;
         }
         Ok(())
     }
@@ -336,7 +373,14 @@ mod tests {
     fn a_process_is_bound_by_its_user_and_by_root() {
         let pid = std::process::id();
         let own = crate::host::own_uid();
-        let peer = |uid, shares_pid_namespace| Peer { uid, gid: 0, pid: None, comm: None, shares_pid_namespace };
+        let peer = |uid, shares_pid_namespace| Peer {
+            uid,
+            gid: 0,
+            groups: Vec::new(),
+            pid: None,
+            comm: None,
+            shares_pid_namespace,
+        };
         assert_eq!(process_by_pid(&peer(own, true), pid).unwrap().pid(), Some(pid));
         assert_eq!(process_by_pid(&peer(0, true), pid).unwrap().pid(), Some(pid));
         assert_eq!(process_by_pid(&peer(own + 1, true), pid).unwrap_err().kind, FailureKind::Denied);

@@ -10,6 +10,9 @@ pub(super) const CONNECTIONS_MAX: usize = 4096;
 pub(super) const CONNECTIONS_PER_UID_MAX: usize = 1024;
 /// Connections that are being told at the same time that they are refused; more are closed without a word.
 pub(super) const REFUSALS_MAX: usize = 64;
+/// Denials of one user in a second that the audit log has with their names: it keeps them for ever. Of more it is told
+/// that there were.
+pub(super) const DENIALS_NAMED_MAX: u32 = 64;
 /// Requests of one connection that have no answer yet; more are not read.
 pub(super) const OUTSTANDING_MAX: usize = 256;
 

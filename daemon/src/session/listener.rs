@@ -10,34 +10,33 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::asker::Asker;
 use super::connection;
+use super::denials::Denials;
 use super::limits::{
     ACCEPT_REST, CONNECTIONS_MAX, CONNECTIONS_PER_UID_MAX, LARGE_FRAMES_LEN_MAX, REFUSALS_MAX, STOP_TIMEOUT,
 };
 use super::outbox::PendingTotal;
 use crate::engine::ContentBudget;
 use crate::engine::Service;
-use crate::host::{Peer, Socket, Users, host_name, own_uid};
+use crate::host::{Peer, Socket, Users, host_name};
+use crate::policy::Policies;
 
 /// Who may connect, and how often.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// The users who may.
-    pub uids: Vec<u32>,
+    /// Who may, and what.
+    pub policies: Arc<Policies>,
     /// Connections of the whole daemon.
     pub connections_max: usize,
     /// Connections of one user.
     pub connections_per_uid_max: usize,
 }
 
-impl Default for Rules {
-    /// The daemon's own user and root.
-    fn default() -> Self {
-        Self {
-            uids: vec![own_uid(), 0],
-            connections_max: CONNECTIONS_MAX,
-            connections_per_uid_max: CONNECTIONS_PER_UID_MAX,
-        }
+impl Rules {
+    /// Whoever the policy lets in, as often as a daemon can bear.
+    pub fn of(policies: Arc<Policies>) -> Self {
+        Self { policies, connections_max: CONNECTIONS_MAX, connections_per_uid_max: CONNECTIONS_PER_UID_MAX }
     }
 }
 
@@ -54,6 +53,7 @@ pub(super) struct Door<S> {
     rules: Rules,
     refusals: Arc<Semaphore>,
     per_uid: Arc<PerUid>,
+    pub(super) denials: Denials,
 }
 
 /// A connection's place among those of its user.
@@ -91,6 +91,7 @@ pub async fn serve<S: Service>(socket: Socket, service: S, users: Arc<Users>, ru
         rules,
         refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
         per_uid: Arc::default(),
+        denials: Denials::default(),
     });
     loop {
         let accepted = tokio::select! {
@@ -125,7 +126,8 @@ async fn greet<S: Service>(door: Arc<Door<S>>, stream: UnixStream, slot: Option<
         Ok(peer) => peer,
         Err(error) => return tracing::warn!(%error, "cannot tell who connected"),
     };
-    let admission = door.admit(&peer, slot.is_some());
+    let asker = Asker::new(&door.rules.policies, &peer);
+    let admission = door.admit(&asker, slot.is_some());
     // Being told why one is refused is a service with few places, so that it costs the daemon little.
     let _refusal = match &admission {
         Admission::Admitted(_) => None,
@@ -134,28 +136,28 @@ async fn greet<S: Service>(door: Arc<Door<S>>, stream: UnixStream, slot: Option<
             Err(_) => return tracing::warn!(uid = peer.uid, pid = peer.pid, %failure, "refused without a word"),
         },
     };
-    connection::run(door, stream, peer, admission).await;
+    connection::run(door, stream, (peer, asker), admission).await;
 }
 
 impl<S> Door<S> {
-    fn admit(&self, peer: &Peer, has_slot: bool) -> Admission {
-        if !self.rules.uids.contains(&peer.uid) {
-            let message = format!("uid {} may not use this daemon, which serves its own user", peer.uid);
-            let failure = Failure::new(FailureKind::Denied, message);
-            return Admission::Refused(failure.hint("use a daemon of your own: unset STATED_SOCKET, or run `stated`"));
+    fn admit(&self, asker: &Asker, has_slot: bool) -> Admission {
+        let view = asker.view();
+        let uid = view.subject().uid();
+        if !view.may_connect() {
+            return Admission::Refused(view.stranger());
         }
         if !has_slot {
             let max = self.rules.connections_max;
             return Admission::Refused(crowded(format!("the daemon has {max} connections and takes no more")));
         }
         let mut counts = self.per_uid.counts();
-        let count = counts.entry(peer.uid).or_default();
+        let count = counts.entry(uid).or_default();
         if *count >= self.rules.connections_per_uid_max {
-            let message = format!("uid {} has {count} connections and may have no more", peer.uid);
+            let message = format!("uid {uid} has {count} connections and may have no more");
             return Admission::Refused(crowded(message));
         }
         *count += 1;
-        Admission::Admitted(Place { uid: peer.uid, per_uid: Arc::clone(&self.per_uid) })
+        Admission::Admitted(Place { uid, per_uid: Arc::clone(&self.per_uid) })
     }
 }
 

@@ -5,7 +5,9 @@
 //! answers in bytes, contents by the [`ContentBudget`](crate::engine::ContentBudget), silence in seconds. The room sees the engine as a [`Service`](crate::engine::Service)
 //! and knows no journal, no machine and no key.
 
+mod asker;
 mod connection;
+mod denials;
 mod fetch;
 mod frames;
 mod handshake;

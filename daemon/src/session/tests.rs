@@ -3,6 +3,7 @@
 mod contents;
 mod door;
 mod hostile;
+mod policies;
 mod processes;
 mod stopping;
 
@@ -30,8 +31,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::engine::{ConnectionId, ContentBudget, FetchedContent, HeldContent, Opened, Outbox, Service, Submission};
+use crate::engine::{
+    Access, ConnectionId, ContentBudget, Denied, FetchedContent, HeldContent, Opened, Outbox, Service, Submission,
+};
 use crate::host::{DirectoryLock, Socket, Users};
+use crate::policy::Policies;
 
 /// Lets time pass where it is paused: it jumps once every task waits, so that nothing is missed in between.
 async fn pass(time: Duration) {
@@ -43,7 +47,8 @@ async fn pass(time: Duration) {
 enum Event {
     Submitted(Submission),
     Closed(ConnectionId),
-    Denied(Actor),
+    Denied(Denied),
+    Refused(u64, Denied),
 }
 
 /// An engine that answers by the kind of the request:
@@ -127,7 +132,19 @@ impl Service for Engine {
         self.events.send(Event::Submitted(submission)).unwrap();
     }
 
-    async fn changes(&self, _: Option<String>, after: (Seq, u32), wait: Duration) -> Result<ChangePage, Failure> {
+    async fn refuse(&self, (_, connection, number): (SessionId, ConnectionId, u64), failure: Failure, denied: Denied) {
+        let outbox = Arc::clone(&self.outboxes.lock().unwrap()[connection.0 as usize]);
+        outbox.reply(number, Err(failure));
+        self.events.send(Event::Refused(number, denied)).unwrap();
+    }
+
+    async fn changes(
+        &self,
+        _: Arc<dyn Access>,
+        _: Option<String>,
+        after: (Seq, u32),
+        wait: Duration,
+    ) -> Result<ChangePage, Failure> {
         tokio::time::sleep(wait).await;
         Ok(ChangePage { changes: Vec::new(), next: after })
     }
@@ -141,9 +158,14 @@ impl Service for Engine {
         })
     }
 
-    fn denied(&self, actor: Actor) {
-        self.events.send(Event::Denied(actor)).unwrap();
+    fn denied(&self, denied: Denied) {
+        self.events.send(Event::Denied(denied)).unwrap();
     }
+}
+
+/// The rules of a daemon that serves its own user.
+fn own() -> Rules {
+    Rules::of(Arc::new(Policies::of_owner(crate::host::own_uid())))
 }
 
 /// A daemon's door, and what its engine was asked.
@@ -159,14 +181,14 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
-        Self::start_with(Rules::default(), 8 << 20)
+        Self::start_with(own(), 8 << 20)
     }
 
     fn start_with(rules: Rules, budget_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let lock = DirectoryLock::acquire(dir.path()).unwrap();
         let path = dir.path().join("run/stated.sock");
-        let socket = Socket::bind(&path, &lock).unwrap();
+        let socket = Socket::bind(&path, &lock, false).unwrap();
         let (sender, events) = unbounded_channel();
         let engine = Engine {
             budget: ContentBudget::new(budget_bytes),

@@ -39,6 +39,7 @@ pub(super) fn validate(request: &Request) -> Result<(), Failure> {
             }
             validate_glob(prune.glob.as_deref())
         }
+        Request::Access(check) => validate_len("user", Some(&check.user), LABEL_LEN_MAX),
         Request::Tag(_)
         | Request::Get { .. }
         | Request::Show { .. }

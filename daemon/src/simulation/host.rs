@@ -19,6 +19,7 @@ use crate::engine::{
 use crate::host::{BootId, Clock, GrantTable, Held, SecretSource, seeded};
 use crate::journal::{Ended, LocalSnapshots, OpenMode, Presence, presence};
 use crate::machine::Machine;
+use crate::policy::Mode;
 use crate::vault::{Identities, create_identity};
 
 /// Begins a new log file far more often than a daemon does.
@@ -104,6 +105,9 @@ impl Host {
             content_memory_bytes: 1 << 30,
             retention: Retention::default(),
             audit_keep: AuditKeep::FOR_EVER,
+            mode: Mode::User { owner: crate::host::own_uid() },
+            policy: beside.path().join("policy.toml"),
+            policy_is_named: false,
             accept_loss: None,
         };
         // One for the life of the process: a clock is copied to wherever it is read.
@@ -210,7 +214,8 @@ impl Host {
     /// Queues a request of a session.
     pub fn ask(&self, daemon: &Daemon, session: u8, number: u64, request: Request) {
         let (session, connection) = daemon.connections[usize::from(session)];
-        let submission = Submission { session, connection, number, request, process: None, room: None };
+        let access = Arc::new(crate::machine::Itself);
+        let submission = Submission { session, connection, number, request, process: None, room: None, access };
         daemon.engine.submit(self.runtime.handle(), submission);
     }
 

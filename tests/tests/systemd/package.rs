@@ -87,7 +87,7 @@ fn it_installs_on_a_bare_debian_and_leaves_it_again() {
 fn an_upgrade_keeps_locks_and_a_removal_keeps_states() {
     let Some(root_dir) = debian() else { return };
     let machine = Machine::boot(&root_dir);
-    machine.run("dpkg -i /packages/1.deb && systemctl enable --now stated.socket");
+    machine.install();
     let held = machine.hold("x");
     let before = machine.lock("x");
     let old = machine.property("MainPID");

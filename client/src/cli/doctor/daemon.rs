@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stated_shared::paths::{self, ProcessEnvironment};
-use stated_shared::{Failure, FailureKind, LockInfo, Reply, Request, StatusInfo, Timestamp, VersionInfo};
+use stated_shared::{Failure, FailureKind, LockInfo, PolicyInfo, Reply, Request, StatusInfo, Timestamp, VersionInfo};
 
 use super::finding::{Findings, Verdict};
 use super::places::Places;
@@ -123,7 +123,7 @@ pub(super) fn check(
 ) {
     let socket = found.socket.display();
     match &found.state {
-        State::Listens(_) => socket_file(findings, &found.socket),
+        State::Listens(_) => socket_file(findings, &found.socket, answer),
         State::Missing => missing(findings, found, places, options),
         State::Stale if !is_socket(&found.socket) => {
             let what = format!("{socket} is no socket, so no daemon can listen there");
@@ -166,10 +166,12 @@ fn restart(found: &Found) -> String {
     }
 }
 
-fn socket_file(findings: &mut Findings, socket: &Path) {
+fn socket_file(findings: &mut Findings, socket: &Path, answer: &Answer) {
     let own = rustix::process::geteuid().as_raw();
+    // The system's daemon lets everybody knock, and its policy decides.
+    let is_for_all = matches!(answer, Answer::Given(given) if given.status.policy.mode == "system");
     match fs::metadata(socket) {
-        Ok(metadata) if metadata.uid() == own && metadata.mode() & 0o077 != 0 => {
+        Ok(metadata) if metadata.uid() == own && metadata.mode() & 0o077 != 0 && !is_for_all => {
             let what = format!("others may connect to {} (mode {:03o})", socket.display(), metadata.mode() & 0o777);
             findings.warn("socket", what, format!("chmod 600 {}", shell_path(socket)));
         }
@@ -277,10 +279,31 @@ fn status(findings: &mut Findings, found: &Found, status: &StatusInfo) {
     for note in &status.notes {
         findings.warn("daemon", note.as_str(), "statectl status, in half a minute");
     }
+    policy(findings, &status.policy);
     let state_dir = std::env::var_os("STATED_STATE_DIR").filter(|path| !path.is_empty());
     if state_dir.is_some_and(|named| Path::new(&named) != Path::new(&status.state_dir)) {
         let what = format!("STATED_STATE_DIR names another directory than the daemon's, {}", status.state_dir);
         findings.warn("environment", what, "unset STATED_STATE_DIR");
+    }
+}
+
+/// The rules of who may do what: a broken edit keeps the old ones in force until somebody looks.
+fn policy(findings: &mut Findings, policy: &PolicyInfo) {
+    if let Some(error) = &policy.error {
+        let what = format!("an edit of it is not in force: {error}");
+        let mend = format!("edit {}; the daemon reads it by itself", shell_path(Path::new(&policy.file)));
+        findings.warn("policy", what, mend);
+    }
+    for unknown in &policy.unknown {
+        let mend = format!("touch {}, once the host knows them", shell_path(Path::new(&policy.file)));
+        findings.warn("policy", format!("the host does not know the {unknown}"), mend);
+    }
+    if policy.error.is_none() && policy.unknown.is_empty() {
+        let rules = match policy.loaded {
+            Some(_) => format!("{} rules of {}", policy.rules, policy.file),
+            None => "no rules".to_owned(),
+        };
+        findings.ok("policy", format!("{rules}, mode {}", policy.mode));
     }
 }
 

@@ -102,6 +102,7 @@ fn report(findings: &mut Findings, found: Inspected) {
         "format" => "format",
         "key" => "key",
         "keyring" => "keyring",
+        "policy" => "policy",
         _ => "other",
     };
     if found.ok {

@@ -31,7 +31,7 @@ use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
 use crate::machine::event::{Actor, Closed, Event, Summarized, What};
-use crate::machine::{Ask, Context, Machine, Motion, Step, Time, Verdict};
+use crate::machine::{Access, Ask, Context, Machine, Motion, Step, Time, Verdict};
 use crate::vault::{SealError, Vault};
 
 /// Commands taken into one batch at most.
@@ -46,6 +46,7 @@ pub(super) struct Submission {
     pub session: SessionId,
     pub connection: ConnectionId,
     pub number: u64,
+    pub access: Arc<dyn Access>,
     pub ask: Ask,
     /// The bytes of a commit.
     pub bytes: StagedBytes,
@@ -97,8 +98,8 @@ pub(super) enum Command {
     SummarizeItself(Box<Summarized>, Box<dyn FnOnce(bool) + Send>),
     /// The part of the log that records are added to shall be closed; what is called once it is, or cannot be.
     BeginPart(Box<dyn FnOnce() + Send>),
-    /// Somebody was turned away.
-    Denied(Box<Actor>),
+    /// Something that no machine decides, for the audit log.
+    Noted(Vec<Deed>),
     /// A session read a version's content.
     Fetched {
         session: SessionId,
@@ -330,10 +331,10 @@ impl Owner {
             Command::PruneItself(own) => self.prune_itself(*own)?,
             Command::SummarizeItself(summarized, done) => self.summarize_itself(*summarized, done)?,
             Command::BeginPart(done) => self.begins_part = Some(done),
-            Command::Denied(actor) => {
-                let outcome = FailureKind::Denied.as_str();
-                let deed = Deed { actor: Arc::new(*actor), verb: "connect", name: None, version: None, outcome };
-                self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+            Command::Noted(deeds) => {
+                for deed in deeds {
+                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+                }
             }
             Command::Fetched { session, state, version } => {
                 if let Some(connected) = self.sessions.get(&session) {
@@ -376,7 +377,8 @@ impl Owner {
             fill_random(&mut drawn).map_err(Halt::Entropy)?;
         }
         let drawn = LockId::from_random(drawn);
-        let cx = Context { time: self.time, actor: &actor, number, drawn };
+        let access = Arc::clone(&submission.access);
+        let cx = Context { time: self.time, actor: &actor, number, drawn, access: &access };
         let decision = self.parts.machine.decide(&cx, &submission.ask);
         if matches!(decision.verdict, Verdict::Restage)
             && let Some(restage) = submission.bytes.restage.take()

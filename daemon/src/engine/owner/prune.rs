@@ -1,6 +1,7 @@
 //! Prunes that are decided: with what they have stored anew, or without where there is no room for that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use stated_shared::{Failure, FailureKind, LockId, PrunePage, Reply, StateName, Version};
 use tokio::sync::oneshot;
@@ -10,7 +11,7 @@ use super::{Halt, Owner, no_room};
 use crate::engine::commit::StagedBytes;
 use crate::journal::{AppendError, Fate};
 use crate::machine::event::{Event, Summarized, What};
-use crate::machine::{Ask, Context, Decision, PruneAsk, Step, Verdict};
+use crate::machine::{Access, Ask, Context, Decision, Itself, PruneAsk, Step, Verdict};
 
 /// A prune in the daemon's own name.
 pub(in crate::engine) struct OwnPrune {
@@ -24,8 +25,10 @@ impl Owner {
     pub(super) fn prune_itself(&mut self, own: OwnPrune) -> Result<(), Halt> {
         let OwnPrune { ask, bytes, done } = own;
         let actor = self.parts.daemon.clone();
+        let access: Arc<dyn Access> = Arc::new(Itself);
         // No answer of it is remembered, and no lock drawn.
-        let cx = Context { time: self.time, actor: &actor, number: 0, drawn: LockId::from_random([0; 16]) };
+        let drawn = LockId::from_random([0; 16]);
+        let cx = Context { time: self.time, actor: &actor, number: 0, drawn, access: &access };
         let mut ask = Ask::Prune(ask);
         let decision = self.parts.machine.decide(&cx, &ask);
         let (prepared, verdict, made) = self.place(&cx, &mut ask, decision, BTreeMap::new(), bytes.moved);

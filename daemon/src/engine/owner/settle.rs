@@ -130,6 +130,12 @@ impl Owner {
                 continue;
             }
             self.fold(prepared)?;
+            if let Some((wanted, failure)) = passed.denied {
+                self.parts.book.drop_waiting(passed.session, passed.number);
+                self.note("lock", &wanted, failure.kind.as_str());
+                self.tell(passed.session, passed.number, Err(failure));
+                continue;
+            }
             if let Some(grant) = self.parts.machine.locks().grant(&passed.id).cloned() {
                 self.note("lock", &grant, "ok");
             }
@@ -143,7 +149,8 @@ impl Owner {
     /// Notes for the audit log what became of a grant, for each of its names.
     fn note(&mut self, verb: &'static str, grant: &Grant, outcome: &'static str) {
         // A lease's beginning and end are events of their own.
-        if outcome != FailureKind::Busy.as_str() && matches!(grant.tenure, Tenure::Lease { .. }) {
+        let refused = [FailureKind::Busy, FailureKind::Denied].map(FailureKind::as_str).contains(&outcome);
+        if !refused && matches!(grant.tenure, Tenure::Lease { .. }) {
             return;
         }
         for name in &grant.names {

@@ -47,22 +47,22 @@ async fn a_session_that_the_engine_refuses_is_told_why() {
 
 #[tokio::test]
 async fn another_user_is_denied_and_audited() {
-    let rules = Rules { uids: vec![crate::host::own_uid() + 1], ..Rules::default() };
+    let rules = Rules::of(Arc::new(policies::about_nobody_here()));
     let mut server = Server::start_with(rules, 1 << 20);
     let mut client = server.dial().await;
     let failure = client.hello(7).await.unwrap_err();
     assert_eq!((failure.kind, failure.kind.exit_code()), (FailureKind::Denied, 77));
     client.assert_ended().await;
-    let Some(Event::Denied(actor)) = server.events.recv().await else { panic!("not audited") };
+    let Some(Event::Denied(denied)) = server.events.recv().await else { panic!("not audited") };
+    let actor = denied.actor;
+    assert_eq!((denied.verb, denied.names), ("connect", vec![]));
     assert_eq!((actor.uid, actor.session), (crate::host::own_uid(), SessionId([7; 16])));
     assert_eq!((actor.pid, actor.exe.as_deref()), (Some(std::process::id()), Some("e?")));
 }
 
 #[tokio::test]
 async fn a_user_has_so_many_connections_and_the_next_is_told() {
-    for rules in
-        [Rules { connections_per_uid_max: 2, ..Rules::default() }, Rules { connections_max: 2, ..Rules::default() }]
-    {
+    for rules in [Rules { connections_per_uid_max: 2, ..own() }, Rules { connections_max: 2, ..own() }] {
         let server = Server::start_with(rules, 1 << 20);
         let (mut first, second) = (server.client().await, server.client().await);
         let mut third = server.dial().await;

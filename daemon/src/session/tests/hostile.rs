@@ -135,7 +135,7 @@ async fn who_never_reads_is_cut_while_another_works() {
 #[tokio::test(start_paused = true)]
 async fn who_stops_reading_in_a_content_is_cut_in_time() {
     let budget_bytes = 16 << 20;
-    let mut server = Server::start_with(Rules::default(), budget_bytes);
+    let mut server = Server::start_with(own(), budget_bytes);
     let mut client = server.client().await;
     let start = Instant::now();
     // More than may wait for one peer: it is sent as it is taken.
