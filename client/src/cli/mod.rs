@@ -23,6 +23,7 @@ mod lock;
 mod locks;
 mod log;
 mod man;
+mod metrics;
 mod output;
 mod pager;
 mod progress;

@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 use stated_shared::{Failure, PolicyInfo, Reply, Request, StatusInfo};
 
-use super::{Context, failure, table, views};
+use super::{Context, failure, metrics, table, views};
 use crate::printable::printable;
 use crate::{Client, ConnectOptions};
 
@@ -13,6 +13,7 @@ use crate::{Client, ConnectOptions};
 #[command(after_help = "Examples:
   statectl status
   statectl status --json | jq .grants
+  statectl status --prometheus          for a collector of metrics
   statectl status --accept-rollback     after a restore of the state directory
 
 Without a daemon it fails with 69. What is wrong then: statectl doctor.")]
@@ -20,6 +21,9 @@ pub(super) struct Status {
     /// Believe the journal that answers, although an older one, a changed one or another was put in its place
     #[arg(long)]
     accept_rollback: bool,
+    /// Print figures in the text format of Prometheus
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
 }
 
 #[derive(Serialize)]
@@ -109,6 +113,10 @@ impl Status {
             Reply::Status(info) => info,
             _ => return Err(failure::unexpected()),
         };
+        if self.prometheus {
+            context.output.print(metrics::exposition(&info).trim_end())?;
+            return Ok(0);
+        }
         if context.output.json {
             context.output.print_object(&StatusView::from(&*info))?;
             return Ok(0);

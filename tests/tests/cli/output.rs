@@ -1,7 +1,7 @@
 //! What programs read: JSON objects, exit codes, and a standard output that holds data only.
 
 use serde_json::Value;
-use stated_tests::Host;
+use stated_tests::{Host, tool};
 
 fn has_fields(object: &Value, names: &[&str]) {
     for name in names {
@@ -97,6 +97,42 @@ fn status_and_show_are_one_object() {
     assert_eq!((&status["states"], &status["versions"], &status["grants"]), (&1.into(), &1.into(), &0.into()));
     assert_eq!(status["socket"], host.socket().to_str().unwrap());
     assert_eq!(status["state_dir"], host.state_dir().to_str().unwrap());
+}
+
+#[test]
+fn figures_are_what_the_status_says() {
+    let host = Host::new();
+    host.put("a", b"x");
+    host.put("a", b"y");
+    host.put("b", b"x");
+    host.run(["lock", "--ttl", "1h", "x"]);
+    let before = host.status();
+    let figures = host.statectl(["status", "--prometheus"]).run().ok();
+    let status = host.status();
+    let figure = |metric: &str| -> f64 {
+        let text = figures.text();
+        let line = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' ').map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no {metric} in {text}")).parse().unwrap()
+    };
+    for (metric, field) in
+        [("stated_states", "states"), ("stated_versions", "versions"), ("stated_locks_held", "grants")]
+    {
+        assert_eq!(Some(figure(metric)), status[field].as_f64(), "{metric}");
+    }
+    // What was read is written down meanwhile, and a client may still be on its way out.
+    for (metric, field) in [("stated_records_total", "seq"), ("stated_log_bytes", "log_bytes")] {
+        let figure = Some(figure(metric));
+        assert!(before[field].as_f64() <= figure && figure <= status[field].as_f64(), "{metric}: {figure:?}");
+    }
+    assert!(figure("stated_sessions") >= 1.0 && figure("stated_locks_waiting") == 0.0);
+    assert!(figure("stated_start_time_seconds") > 1.7e9);
+    let info = format!("repository={},host=", status["repository"]);
+    assert!(figures.text().contains(&info), "{info} is not in {}", figures.text());
+    host.statectl(["status", "--prometheus", "--json"]).run().code(2);
+    if tool("promtool") {
+        let checked = host.call("promtool", ["check", "metrics"]).stdin(figures.stdout).run().ok();
+        assert_eq!((checked.text(), checked.stderr), (String::new(), String::new()), "it has something to say");
+    }
 }
 
 #[test]
