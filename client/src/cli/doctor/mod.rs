@@ -26,7 +26,7 @@ use places::Places;
   statectl doctor --json | jq -r 'select(.verdict != \"ok\") | .mend'
 
 It looks at programs, configuration, key, state directory, socket, daemon, locks, the environment, the
-kernel, the clock and the user's service. It works without a daemon, and starts none. The exit code is 1
+kernel, the clock, and the services of user and host. It works without a daemon, and starts none. The exit code is 1
 where something is broken; what is only doubtful (warn) leaves it at 0.")]
 pub(super) struct Doctor {
     /// From what age on a lock is doubtful
@@ -40,13 +40,14 @@ impl Doctor {
         let options = &context.options;
         let socket = daemon::find(options);
         let answer = daemon::ask(&socket, options);
-        let program = program::check(&mut findings, &answer, options);
+        let program = program::check(&mut findings, &socket, &answer, options);
         let places = Places::of(&program, &answer, &socket);
         places::check(&mut findings, &places);
         daemon::check(&mut findings, &socket, &answer, &places, options);
         daemon::check_locks(&mut findings, &answer, self.lock_age);
         surroundings::check(&mut findings, &answer);
         service::check(&mut findings, &program);
+        service::check_hosts(&mut findings);
         findings.print(&context.output)?;
         let (failed, doubtful) = (findings.count(Verdict::Fail), findings.count(Verdict::Warn));
         if failed + doubtful > 0 && !context.output.json {

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
+use stated_shared::paths;
 
 use super::daemon::{Answer, Found};
 use super::finding::Findings;
@@ -98,7 +99,9 @@ fn directory(findings: &mut Findings, check: &'static str, path: &Path, owner: u
     } else {
         metadata
     };
-    match problem(&metadata, owner).filter(|problem| is_own || *problem != Problem::Read) {
+    // All users come to the host's socket, and the files beside it are its daemon's alone.
+    let is_open = !is_own || paths::is_system_socket(&path.join("stated.sock"));
+    match problem(&metadata, owner).filter(|problem| !is_open || *problem != Problem::Read) {
         None => findings.ok(check, format!("{place} (mode {:03o})", metadata.mode() & 0o777)),
         Some(Problem::Kind) => {
             findings.fail(check, format!("{place} is no directory"), format!("mv {0} {0}.aside", shell_path(path)));

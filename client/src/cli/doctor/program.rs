@@ -1,16 +1,20 @@
 //! The program `stated`: whether it is there, of this version, and what it says of its configuration.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde::Deserialize;
 use stated_shared::paths::{self, ProcessEnvironment};
 
-use super::daemon::Answer;
+use super::daemon::{Answer, Found};
 use super::finding::Findings;
 use crate::ConnectOptions;
 use crate::autostart;
 use crate::cli::failure::shell_path;
+
+/// Where systemd puts what the host's service loads, while that runs.
+const SYSTEM_CREDENTIALS: &str = "/run/credentials/stated.service";
 
 /// What is known of the daemon's program.
 #[derive(Debug, Default)]
@@ -39,7 +43,7 @@ struct Inspected {
     hint: Option<String>,
 }
 
-pub(super) fn check(findings: &mut Findings, answer: &Answer, options: &ConnectOptions) -> Program {
+pub(super) fn check(findings: &mut Findings, found: &Found, answer: &Answer, options: &ConnectOptions) -> Program {
     let Some(path) = find() else {
         let what = "stated is neither beside statectl nor on PATH";
         let beside = std::env::current_exe().ok().and_then(|exe| exe.parent().map(shell_path));
@@ -52,7 +56,8 @@ pub(super) fn check(findings: &mut Findings, answer: &Answer, options: &ConnectO
         }
         return Program::default();
     };
-    let inspected = match inspect(&path, options) {
+    let is_hosts = found.listens() && paths::is_system_socket(&found.socket);
+    let inspected = match inspect(&path, options, is_hosts) {
         Ok(inspected) => inspected,
         Err(error) => {
             let mend = format!("chmod +x {}", shell_path(&path));
@@ -64,6 +69,10 @@ pub(super) fn check(findings: &mut Findings, answer: &Answer, options: &ConnectO
     let mut lines = text.lines();
     let settings = lines.next().and_then(|line| serde_json::from_str::<Settings>(line).ok());
     version(findings, &path, &inspected, settings.as_ref());
+    if is_hosts && fs::read_dir(paths::SYSTEM_STATE_DIR).is_err() {
+        // What the host's daemon has is not for this user to see, and what a daemon of this user would have, nobody asks.
+        return Program { path: Some(path), settings: None };
+    }
     if let Some(settings) = &settings {
         findings.ok(
             "configuration",
@@ -132,9 +141,16 @@ fn find() -> Option<PathBuf> {
     std::env::split_paths(&path).map(|directory| directory.join(&program)).find(|path| path.is_file())
 }
 
-fn inspect(path: &Path, options: &ConnectOptions) -> std::io::Result<Output> {
+/// Asks the program what a start would find: one by this user, or that of the host's daemon.
+fn inspect(path: &Path, options: &ConnectOptions, is_hosts: bool) -> std::io::Result<Output> {
     let mut command = Command::new(path);
     command.arg("inspect").stdin(Stdio::null());
+    if is_hosts {
+        for name in ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"] {
+            command.env_remove(name);
+        }
+        command.env("CREDENTIALS_DIRECTORY", SYSTEM_CREDENTIALS);
+    }
     if let Some(socket) = &options.socket {
         command.arg("--socket").arg(socket);
     }

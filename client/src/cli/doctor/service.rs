@@ -1,7 +1,8 @@
-//! The user's systemd unit, where there is one: whether it runs this program, and when.
+//! The units of systemd, where there are some: whether the user's runs this program, and when; whether the host's failed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::finding::Findings;
 use super::program::Program;
@@ -57,6 +58,31 @@ pub(super) fn check(findings: &mut Findings, program: &Program) {
         false => "runs from login to the last logout (loginctl enable-linger: always)",
     };
     findings.ok("service", format!("{} {until}", unit.display()));
+}
+
+/// The service of the host.
+pub(super) fn check_hosts(findings: &mut Findings) {
+    let directories = ["/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system"];
+    let units = directories.map(|directory| Path::new(directory).join(UNIT));
+    let Some(unit) = units.into_iter().find(|unit| unit.exists()) else { return };
+    let unit = unit.display();
+    if has_failed() {
+        let what = format!("{unit} failed too often, and is not started any more: journalctl -u stated says why");
+        let mend = "systemctl reset-failed stated.socket stated.service && systemctl start stated.socket";
+        return findings.fail("host's service", what, mend);
+    }
+    match Path::new("/etc/systemd/system/sockets.target.wants/stated.socket").exists() {
+        true => findings.ok("host's service", format!("{unit} is started by its first client")),
+        false => findings.ok("host's service", format!("{unit} is not enabled")),
+    }
+}
+
+/// Whether systemd has given up on the host's service or its socket.
+fn has_failed() -> bool {
+    let mut systemctl = Command::new("systemctl");
+    systemctl.args(["--quiet", "is-failed", "stated.socket", "stated.service"]);
+    systemctl.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    Path::new("/run/systemd/system").exists() && systemctl.status().is_ok_and(|status| status.success())
 }
 
 /// The program of the unit's `ExecStart=`.
