@@ -25,11 +25,11 @@ pub use ids::{
 pub use name::{NameError, Selector, StateName, TagName, TagNameError};
 pub use reply::{
     AccessInfo, AuditEntry, AuditPage, ChangeEntry, ChangePage, Committed, CommittedState, ContentInfo, Damage,
-    Fetched, Grant, LockInfo, LockPage, Notice, PolicyInfo, PrunePage, PruneRow, Reply, StatusInfo, Verified,
-    VersionInfo, VersionPage,
+    Fetched, Grant, Keys, LockInfo, LockPage, Notice, PolicyInfo, PrunePage, PruneRow, Recipient, Reply, Resealing,
+    StatusInfo, Verified, VersionInfo, VersionPage,
 };
 pub use request::{
-    AccessCheck, AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Prune, Request,
-    SerialRule, Tag, Wait,
+    AccessCheck, AuditFilter, Change, Commit, Content, Expect, Hold, Lock, LockKind, Part, ProcessRef, Prune, Rekey,
+    Request, SerialRule, Tag, Wait,
 };
 pub use verb::{Verb, VerbError};

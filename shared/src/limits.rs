@@ -18,6 +18,10 @@ pub const NAME_LEN_MAX: usize = 4096;
 pub const TAG_LEN_MAX: usize = 128;
 /// Tags of one state.
 pub const TAGS_PER_STATE_MAX: usize = 1024;
+/// Recipients of a keyring.
+pub const RECIPIENTS_MAX: usize = 100;
+/// Longest text of a recipient, in bytes: an SSH key of 4096 bits with its comment.
+pub const RECIPIENT_LEN_MAX: usize = 2048;
 /// Longest lock ID, in bytes.
 pub const LOCK_ID_LEN_MAX: usize = 128;
 /// Longest message of a commit or reason of a lock, in bytes.

@@ -40,6 +40,10 @@ pub enum Reply {
     Pruned(PrunePage),
     /// What the policy decides.
     Access(AccessInfo),
+    /// The keyring.
+    Keys(Keys),
+    /// The generation of the keyring that counts from now on.
+    Rekeyed(Generation),
 }
 
 /// What the policy in force decides of somebody, a verb and a name.
@@ -65,6 +69,39 @@ pub struct AccessInfo {
     pub missing: Option<Verb>,
     /// Why, in words.
     pub why: String,
+}
+
+/// Whose keys open the keyring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keys {
+    /// Its generation.
+    pub generation: Generation,
+    /// Its recipients.
+    pub recipients: Vec<Recipient>,
+    /// How far what lies there is sealed to it, where a rotation is not through.
+    pub resealing: Option<Resealing>,
+}
+
+/// One recipient of the keyring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipient {
+    /// The public key, as `age` or OpenSSH writes it.
+    pub key: String,
+    /// How people tell it: an age key by itself, an SSH key as `ssh-keygen -l` prints it.
+    pub fingerprint: String,
+    /// Whether the daemon itself opens the keyring with it.
+    pub is_own: bool,
+}
+
+/// How far a rotation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resealing {
+    /// Parts of the log and blobs that are looked through.
+    pub done: u64,
+    /// All of them; 0 where they are not counted yet.
+    pub total: u64,
+    /// Those that could not be read or written, and stay as they are; a verification names what is damaged.
+    pub left: u64,
 }
 
 /// A durable commit.

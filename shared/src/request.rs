@@ -105,6 +105,10 @@ pub enum Request {
     Prune(Prune),
     /// What the policy in force decides, and why. `Reply::Access`.
     Access(AccessCheck),
+    /// Whose keys open the keyring, and how far a rotation is. `Reply::Keys`.
+    Keys,
+    /// Seal the keyring to others, or make new keys for all data. `Reply::Rekeyed`.
+    Rekey(Rekey),
 }
 
 /// A question about somebody's rights.
@@ -116,6 +120,17 @@ pub struct AccessCheck {
     pub verb: Verb,
     /// To which name; whether something has it does not matter.
     pub state: StateName,
+}
+
+/// What becomes of the keyring: a new one, of the next generation. Recipients are as `age` and OpenSSH write public keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rekey {
+    /// These open it too. Those that do already change nothing.
+    Add(Vec<String>),
+    /// These open it no more: what they took before they have, and until the next rotation its keys are the same.
+    Remove(Vec<String>),
+    /// It has a new identity and chain key; all that lies there is sealed to it by and by.
+    Rotate,
 }
 
 /// Which contents are given up. A version is kept where any rule says so; the newest content of a state always is.

@@ -18,6 +18,7 @@ mod failure;
 mod gateway;
 mod get;
 mod interrupt;
+mod key;
 mod list;
 mod lock;
 mod locks;
@@ -138,6 +139,7 @@ enum Verb {
     Man(man::Manual),
     Prune(prune::PruneVerb),
     Access(access::AccessVerb),
+    Key(key::KeyVerb),
 }
 
 impl Verb {
@@ -301,6 +303,7 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Man(manual) => manual.run(context),
         Verb::Prune(prune) => prune.run(context),
         Verb::Access(access) => access.run(context),
+        Verb::Key(key) => key.run(context),
     }
 }
 

@@ -28,6 +28,17 @@ pub(super) fn show(client: &mut Client, output: &Output) {
     }));
 }
 
+/// A bar for what is counted elsewhere, where standard error is a terminal.
+pub(super) fn count(output: &Output, what: &'static str) -> Option<ProgressBar> {
+    if output.json || !io::stderr().is_terminal() {
+        return None;
+    }
+    let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos} of {len}");
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+    Some(bar.with_message(what).with_finish(ProgressFinish::AndClear))
+}
+
 fn start(progress: Progress) -> ProgressBar {
     let what = match progress.direction {
         Direction::ToDaemon => "sending",

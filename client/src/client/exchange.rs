@@ -189,7 +189,8 @@ pub(crate) fn writes(request: &Request) -> bool {
         | Request::Unlock { .. }
         | Request::Renew { .. }
         | Request::Break { .. }
-        | Request::Tag(_) => true,
+        | Request::Tag(_)
+        | Request::Rekey(_) => true,
         Request::Prune(prune) => !prune.dry_run,
         Request::Get { .. }
         | Request::Show { .. }
@@ -200,6 +201,7 @@ pub(crate) fn writes(request: &Request) -> bool {
         | Request::Verify { .. }
         | Request::Status
         | Request::Access(_)
+        | Request::Keys
         | Request::Changes { .. } => false,
     }
 }

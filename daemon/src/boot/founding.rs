@@ -92,7 +92,8 @@ pub(super) fn announce(settings: &Settings, founded: &Founded) {
 /// What the user of a new key must know. The client that started the daemon passes it on.
 pub(super) fn new_key(settings: &Settings) -> String {
     format!(
-        "made the key that opens every state, {}: back it up, without it nobody reads them again",
+        "made the key that opens every state, {}: back it up, or add one that is kept elsewhere (statectl key add); without \
+         any nobody reads them again",
         settings.identity
     )
 }

@@ -1,18 +1,19 @@
 //! What a start needs, looked at without starting.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use stated_shared::{Failure, FailureKind, Generation, RepositoryId};
+use stated_shared::{Failure, FailureKind, RepositoryId};
 
 use super::clock;
 use super::failure::{foreign_keyring, keyring_failure, open_failure, storage};
-use super::keys::identities;
+use super::keys::{generations, identities};
 use super::policy;
 use crate::config::Settings;
 use crate::disk::RealDisk;
 use crate::host;
 use crate::journal::{Presence, presence};
-use crate::vault::{Identities, Keyring, Recipient};
+use crate::vault::{Identities, KeyringPlace, Recipient};
 
 /// One thing that a start needs.
 #[derive(Debug, Clone)]
@@ -62,8 +63,10 @@ pub fn inspect(settings: &Settings) -> Result<Vec<Inspected>, Failure> {
 
 /// Whether the key opens the keyring of this repository.
 fn open_keyring(settings: &Settings, identities: &Identities, repository: RepositoryId) -> Result<String, Failure> {
-    let (keyring, _) = Keyring::load(&RealDisk, &settings.state_dir.join("keys"), Generation(1), identities)
-        .map_err(|error| keyring_failure(&error, settings, identities))?;
+    let place = KeyringPlace::new(Arc::new(RealDisk), &settings.state_dir);
+    let (generation, _) = generations(&place, settings, identities)?;
+    let (keyring, _) =
+        place.load(generation, identities).map_err(|error| keyring_failure(&error, settings, identities))?;
     if keyring.repository() != repository {
         return Err(foreign_keyring(keyring.repository(), repository));
     }

@@ -1,11 +1,11 @@
 //! The key that opens the keyring: where it is, what it is behind, and what is said where it opens nothing.
 
-use stated_shared::{Failure, FailureKind};
+use stated_shared::{Failure, FailureKind, Generation};
 
-use super::failure::chain;
+use super::failure::{chain, keyring_failure};
 use crate::config::Settings;
 use crate::host::{Clock, SecretError, SecretSource};
-use crate::vault::{IDENTITY_LEN_MAX, Identities, IdentityError, PASSPHRASE_LEN_MAX, Passphrase};
+use crate::vault::{IDENTITY_LEN_MAX, Identities, IdentityError, KeyringPlace, PASSPHRASE_LEN_MAX, Passphrase};
 
 /// The user's identities, from wherever the settings say.
 pub(super) fn identities(settings: &Settings, clock: &Clock) -> Result<Identities, Failure> {
@@ -37,6 +37,18 @@ pub(super) fn identities(settings: &Settings, clock: &Clock) -> Result<Identitie
             _ => failure.hint("it must be an age identity, as age-keygen makes it, or an OpenSSH private key"),
         }
     })
+}
+
+/// The newest keyring, and the one before where both lie there: a crash left the one or the other too many, and the log
+/// tells which.
+pub(super) fn generations(
+    place: &KeyringPlace,
+    settings: &Settings,
+    tried: &Identities,
+) -> Result<(Generation, Option<Generation>), Failure> {
+    let there = place.generations().map_err(|error| keyring_failure(&error, settings, tried))?;
+    let newest = there.first().copied().unwrap_or(Generation(1));
+    Ok((newest, there.get(1).copied().filter(|former| former.next() == newest)))
 }
 
 /// Why the passphrase of a key could not be had.

@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use stated_shared::{Actor, Damage, Failure, FailureKind, Generation, RepositoryId, SessionId};
+use stated_shared::{Actor, Damage, Failure, FailureKind, RepositoryId, SessionId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -29,12 +29,12 @@ pub(crate) use self::opening::OpenedJournal;
 use self::policy::Keeper;
 use crate::config::Settings;
 use crate::disk::{Disk, RealDisk};
-use crate::engine::{self, Beginning, Facts};
+use crate::engine::{self, Beginning, Facts, Keyrings};
 use crate::host::{self, Clock, DirectoryLock, GrantTable, Loaded, Socket, Supervisor, Users};
 use crate::journal::{Ended, Journal, Loss, OpenMode, Presence, presence};
 use crate::policy::Mode;
 use crate::session::{self, Rules};
-use crate::vault::{Identities, Keyring, Vault};
+use crate::vault::{Identities, KeyringPlace, Vault};
 
 /// Runs the daemon until a signal or a failure ends it.
 ///
@@ -59,7 +59,8 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
         announce(&settings, founded);
     }
     Supervisor.starting("reading the journal");
-    let mut opened = open(&disk, &settings, &identities(&settings, &clock)?, OpenMode::Repair)?;
+    let identities = identities(&settings, &clock)?;
+    let mut opened = open(&disk, &settings, &identities, OpenMode::Repair)?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
     let socket = match Socket::activated().map_err(|error| error.failure())? {
         Some(socket) => socket,
@@ -71,9 +72,9 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     settings.socket = socket.path().to_owned();
     let users = Arc::new(Users::default());
     let daemon = own_actor(&users);
-    let key = opened.vault.derive_key("grant table");
+    let keys = opened.vault.derive_keys("grant table");
     let table = settings.socket.with_file_name("grants");
-    let grants = GrantTable::open(&table, &key, clock.boot_id())
+    let grants = GrantTable::open(&table, &keys, clock.boot_id())
         .map_err(|error| Failure::new(FailureKind::Storage, chain(&error)))?;
     accept_loss(&*disk, &settings, &mut opened.journal, &grants.1)?;
     let facts = Facts {
@@ -89,8 +90,10 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     let OpenedJournal { replay, journal, snapshots, loss } = opened.journal;
     let journal = Box::new(journal);
     let audit_keep = settings.audit_keep;
+    let keyrings = Keyrings { place: KeyringPlace::new(disk, &settings.state_dir), own: identities.recipients() };
     let (policies, author) = (keeper.policies(), daemon.clone());
-    let beginning = Beginning { replay, journal, clock, grants, facts, budget, daemon, snapshots, loss, audit_keep };
+    let beginning =
+        Beginning { replay, journal, clock, grants, facts, budget, daemon, snapshots, loss, audit_keep, keyrings };
     let (engine, mut ended) = engine::start(beginning, &tracker).map_err(start_failure)?;
     tracing::info!(socket = %settings.socket.display(), state_dir = %settings.state_dir.display(), "serving");
     Supervisor.ready(&match founded {
@@ -165,14 +168,25 @@ pub(crate) fn open(
     mode: OpenMode,
 ) -> Result<OpenedDirectory, Failure> {
     let repository = present(&**disk, settings)?;
-    let keys = settings.state_dir.join("keys");
-    let (keyring, digest) = Keyring::load(&**disk, &keys, Generation(1), identities)
-        .map_err(|error| keyring_failure(&error, settings, identities))?;
-    if keyring.repository() != repository {
-        return Err(foreign_keyring(keyring.repository(), repository));
-    }
-    let vault = Arc::new(Vault::new(keyring, digest));
-    let journal = opening::open(disk, &settings.state_dir, repository, &vault, mode, settings.accept_loss)?;
+    let place = KeyringPlace::new(Arc::clone(disk), &settings.state_dir);
+    let open_with = |generation, mode, accept| {
+        let (keyring, digest) =
+            place.load(generation, identities).map_err(|error| keyring_failure(&error, settings, identities))?;
+        if keyring.repository() != repository {
+            return Err(foreign_keyring(keyring.repository(), repository));
+        }
+        let vault = Arc::new(Vault::new(keyring, digest));
+        let journal = opening::open(disk, &settings.state_dir, repository, &vault, mode, accept)?;
+        Ok((journal, vault))
+    };
+    let (newest, former) = keys::generations(&place, settings, identities)?;
+    // A crash may have left one that never came to count, or one that counts no more: the log tells which.
+    let counts = |generation| {
+        let opened = open_with(generation, OpenMode::ReadOnly, None);
+        opened.is_ok_and(|(journal, _)| journal.replay.keyring().is_some_and(|(counts, _)| counts == generation))
+    };
+    let generation = former.filter(|former| !counts(newest) && counts(*former)).unwrap_or(newest);
+    let (journal, vault) = open_with(generation, mode, settings.accept_loss)?;
     if let Ended::Torn { seq, file, offset_bytes } = journal.journal.ended() {
         tracing::warn!(%seq, file, offset_bytes, "the last record was never acknowledged and is torn: it is dropped");
     }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use stated_shared::{Seq, Timestamp};
 
+use super::beside::Beside;
 use super::record;
 use super::retention::duration;
-use super::rewrite::NotRewritten;
+use super::rewrite::{Anew, NotRewritten};
 use super::store::Store;
 use super::summary::{Runs, Step, Summing};
-use crate::journal::{Part, Parts, ReadError, Record};
-use crate::machine::Summed;
-use crate::machine::event::Summarized;
+use crate::journal::{Part, ReadError, Record};
+use crate::machine::event::What;
 
 /// Between two looks at the log.
 pub(super) const EVERY_MS: u64 = 60 * 60 * 1000;
@@ -63,37 +63,6 @@ impl fmt::Debug for AuditKeep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.told())
     }
-}
-
-/// Who does it beside the owner.
-pub(super) trait Beside {
-    /// It has to stop.
-    type Stop;
-
-    fn store(&self) -> &Store;
-
-    fn parts(&self) -> &dyn Parts;
-
-    /// How far it was done, and the time.
-    fn summed(&mut self) -> Result<(Option<Summed>, Timestamp), Self::Stop>;
-
-    /// Closes the part that records are added to; `false` where that cannot be now.
-    fn close(&mut self, part: Part) -> Result<bool, Self::Stop>;
-
-    /// Makes a summary durable; `false` where there is no room.
-    fn append(&mut self, summarized: Box<Summarized>) -> Result<bool, Self::Stop>;
-
-    /// Writes a part anew with these records emptied; whether it is worth to go on.
-    fn empty(&mut self, part: Part, runs: &Runs) -> Result<bool, Self::Stop>;
-
-    /// Whether a part is left as it is.
-    fn is_left(&self, part: &Part) -> bool;
-
-    /// A part cannot be read as it was written.
-    fn leave(&mut self, part: &Part, why: NotRewritten);
-
-    /// Lets others go first.
-    fn pause(&mut self) -> Result<(), Self::Stop>;
 }
 
 /// One look at the log: closes, sums up and empties whatever it is time for. What finds no room waits for the next.
@@ -161,7 +130,7 @@ fn sum_up<B: Beside>(beside: &mut B, part: Part, from: Seq) -> Result<bool, B::S
         match summing.step(beside.store()) {
             Ok(Step::More) => {}
             Ok(Step::Summary(summarized)) => {
-                if !beside.append(summarized)? {
+                if !beside.append(What::Summarized(*summarized))? {
                     return Ok(false);
                 }
                 if summing.is_done() {
@@ -186,7 +155,7 @@ fn empty<B: Beside>(beside: &mut B, part: Part) -> Result<bool, B::Stop> {
         Ok(first.transpose()?.filter(|cut_bytes| *cut_bytes == 0).map(|_| runs))
     });
     match first {
-        Ok(Some(runs)) => beside.empty(part, &runs),
+        Ok(Some(summed_up)) => beside.rewrite(part, Anew { summed_up, reseals: false }),
         // A part becomes another one as a whole.
         Ok(None) => Ok(true),
         Err(error) => {

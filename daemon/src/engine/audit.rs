@@ -9,7 +9,7 @@ use super::record;
 use super::store::Store;
 use super::summary::Runs;
 use crate::machine::Summed;
-use crate::machine::event::{Event, Summarized, What};
+use crate::machine::event::{Event, Rekeyed, Summarized, What};
 
 /// Records looked through for one page, so that a filter that finds nothing does not keep a client waiting in silence.
 const PAGE_RECORDS_MAX: u64 = 8192;
@@ -195,6 +195,19 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
                     .map(move |name| row("break", Some(name), Some(format!("lock {} of {holder}", grant.id))))
             })
             .collect(),
+        What::Rekeyed(rekeyed) => {
+            let Rekeyed { generation, added, removed, rotated, .. } = rekeyed;
+            let each = |what: &'static str, keys: &'_ [String]| {
+                keys.iter().map(|key| format!("{what} {key}")).collect::<Vec<_>>()
+            };
+            let rotated = rotated.then(|| "new keys".to_owned());
+            let all = [rotated.into_iter().collect(), each("added", added), each("removed", removed)].concat();
+            vec![row("rekey", None, Some(format!("keyring {generation}: {}", all.join(", "))))]
+        }
+        What::Resealed(resealed) => {
+            let note = format!("everything is sealed to keyring {}", resealed.generation);
+            vec![row("reseal", None, Some(note))]
+        }
         What::Summarized(summarized) => summary_rows(event, summarized),
         What::Observed(observed) => vec![Row {
             event,

@@ -15,7 +15,7 @@ use stated_shared::{Digest, Seq};
 use super::snapshot::{self, SnapshotError};
 use crate::journal::{LocalSnapshots, Mark, Reader, RecordKind};
 use crate::machine::Machine;
-use crate::machine::event::Event;
+use crate::machine::event::{Event, What};
 use crate::vault::Vault;
 
 /// Handovers that wait for the follower; beyond it the owner waits.
@@ -187,6 +187,12 @@ fn follow(following: Following, receiver: &Receiver<Vec<Durable>>) {
             if let Err(divergence) = machine.apply(durable.seq, event) {
                 tracing::error!(seq = %durable.seq, "no more snapshots are written: {divergence}");
                 return;
+            }
+            if let What::Rekeyed(rekeyed) = &event.what
+                && rekeyed.rotated
+            {
+                // What former keys had sealed is believed no more, and makes room for one that is.
+                (is_due, last) = (true, None);
             }
         }
         records += 1;

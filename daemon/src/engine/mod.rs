@@ -6,6 +6,7 @@
 
 mod ageing;
 mod audit;
+mod beside;
 mod budget;
 mod changes;
 mod commit;
@@ -24,6 +25,7 @@ mod prune;
 mod raw_frame;
 mod reclaim;
 mod record;
+mod reseal;
 mod retention;
 mod rewrite;
 mod seat;
@@ -53,7 +55,7 @@ pub use service::{ConnectionId, Denied, FetchedContent, Opened, Service, Submiss
 #[cfg(test)]
 pub(crate) use snapshot::SnapshotError;
 pub use snapshot::open as open_snapshot;
-pub use start::{Beginning, Ended, Replay, Snapshots, StartError, start};
+pub use start::{Beginning, Ended, Keyrings, Replay, Snapshots, StartError, start};
 #[cfg(test)]
 pub(crate) use stepped::{Aged, Stepped};
 pub(crate) use summary::EMPTIED;

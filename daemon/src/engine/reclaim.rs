@@ -2,7 +2,8 @@
 //! worth writing anew.
 //!
 //! One thread does it, in small steps with pauses in between. What is not needed any more never is again, so it may come
-//! late, and whatever fails can be tried by the next daemon. The same thread lets observations age out ([`super::ageing`]).
+//! late, and whatever fails can be tried by the next daemon. The same thread lets observations age out ([`super::ageing`]),
+//! and seals anew what former keys had sealed ([`super::reseal`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,23 +12,26 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use stated_shared::{Seq, Timestamp};
+use stated_shared::{Generation, Seq, Timestamp};
 
-use super::ageing::{self, AuditKeep, Beside};
+use super::ageing::{self, AuditKeep};
+use super::beside::Beside;
 use super::owner::Command;
-use super::rewrite::{NotRewritten, Piece, Rewriting};
+use super::reseal::{self, Progress};
+use super::rewrite::{Anew, NotRewritten, Piece, Rewriting};
 use super::seat::WeakQueue;
 use super::store::Store;
-use super::summary::Runs;
 use crate::host::Clock;
 use crate::journal::{Part, Parts};
-use crate::machine::event::Summarized;
+use crate::machine::event::What;
 use crate::machine::{Freed, States, Summed};
 
 /// Bytes of given up payloads for which a part of the log is written anew.
 const WORTH_MIN: u64 = 1 << 20;
 /// … if they are such a share of it.
 const WORTH_SHARE: u64 = 4;
+/// When what could not be sealed to the keys in use is tried again.
+const RESEAL_AGAIN_MS: u64 = 60_000;
 /// Between two steps, so that this takes a small part of one core and of the disk.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,8 +52,12 @@ pub(super) enum Told {
     Begun,
     /// How far observations are summed up, and the time.
     Summed(Option<Summed>, Timestamp),
-    /// A summary is durable, or has found no room.
-    Summarized(bool),
+    /// The keyring that everything is to be sealed to, where it is not known to be.
+    Resealing(Option<Generation>),
+    /// An event of its own is durable, or has found no room.
+    Appended(bool),
+    /// The keys were rotated.
+    Rotated,
     Stop,
 }
 
@@ -71,6 +79,9 @@ struct Reclaimer {
     audit_keep: AuditKeep,
     /// When the log is looked at for old observations, as `CLOCK_BOOTTIME`.
     ages_at_boottime_ms: u64,
+    /// When it is seen to that all is sealed to the keys in use, as `CLOCK_BOOTTIME`.
+    reseals_at_boottime_ms: Option<u64>,
+    progress: Arc<Progress>,
 }
 
 /// What the thread begins with.
@@ -82,6 +93,9 @@ pub(super) struct Reclaiming {
     pub states: Option<States>,
     pub clock: Clock,
     pub audit_keep: AuditKeep,
+    /// Whether a rotation is not through.
+    pub reseals: bool,
+    pub progress: Arc<Progress>,
 }
 
 impl Reclaim {
@@ -92,7 +106,7 @@ impl Reclaim {
 
     /// Starts the thread.
     pub fn start(reclaiming: Reclaiming) -> io::Result<Self> {
-        let Reclaiming { store, parts, queue, states, clock, audit_keep } = reclaiming;
+        let Reclaiming { store, parts, queue, states, clock, audit_keep, reseals, progress } = reclaiming;
         let (sender, inbox) = channel();
         let reclaimer = Reclaimer {
             store,
@@ -105,6 +119,8 @@ impl Reclaim {
             clock,
             audit_keep,
             ages_at_boottime_ms: clock.boottime_ms(),
+            reseals_at_boottime_ms: reseals.then(|| clock.boottime_ms()),
+            progress,
         };
         // It ends when it is told to, and has nothing to say.
         let run = move || drop(reclaimer.run(states));
@@ -119,6 +135,14 @@ impl Reclaim {
             // A thread that died said so; the next start sweeps.
             Self::Beside(sender, _) => drop(sender.send(Told::Freed(freed))),
             Self::AtOnce(store) => freed.blobs.iter().for_each(|blob| store.remove_blob(blob)),
+        }
+    }
+
+    /// Seals anew what former keys had sealed.
+    pub fn rotated(&self) {
+        if let Self::Beside(sender, _) = self {
+            // See above; the next start does it.
+            let _ = sender.send(Told::Rotated);
         }
     }
 }
@@ -144,23 +168,33 @@ impl Reclaimer {
         loop {
             while let Some(part) = self.worth() {
                 if part.is_closed {
-                    self.rewrite(part, &Runs::default())?;
+                    self.rewrite(part, Anew::default())?;
                 } else {
                     self.begin_part(part)?;
                 }
             }
-            let Some(keep_ms) = self.audit_keep.ms() else {
-                let told = self.inbox.recv().map_err(|_| Stopping)?;
-                self.take(told)?;
-                continue;
-            };
             let now = self.clock.boottime_ms();
-            if now >= self.ages_at_boottime_ms {
+            if self.reseals_at_boottime_ms.take_if(|at| *at <= now).is_some() {
+                let progress = Arc::clone(&self.progress);
+                if !reseal::reseal(&mut self, &progress)? {
+                    self.reseals_at_boottime_ms = Some(self.clock.boottime_ms() + RESEAL_AGAIN_MS);
+                }
+                continue;
+            }
+            let ages_at_boottime_ms = self.audit_keep.ms().map(|keep_ms| (self.ages_at_boottime_ms, keep_ms));
+            if let Some((_, keep_ms)) = ages_at_boottime_ms.filter(|(at, _)| *at <= now) {
                 ageing::age(&mut self, keep_ms)?;
                 self.ages_at_boottime_ms = self.clock.boottime_ms() + ageing::EVERY_MS;
                 continue;
             }
-            self.wait(Duration::from_millis(self.ages_at_boottime_ms - now))?;
+            let next = [ages_at_boottime_ms.map(|(at, _)| at), self.reseals_at_boottime_ms].into_iter().flatten().min();
+            match next {
+                Some(at) => self.wait(Duration::from_millis(at - now))?,
+                None => {
+                    let told = self.inbox.recv().map_err(|_| Stopping)?;
+                    self.take(told)?;
+                }
+            }
         }
     }
 
@@ -197,6 +231,10 @@ impl Reclaimer {
                         *self.dead.entry(part.first).or_default() += len;
                     }
                 }
+                Ok(None)
+            }
+            Told::Rotated => {
+                self.reseals_at_boottime_ms = Some(0);
                 Ok(None)
             }
             Told::Stop => Err(Stopping),
@@ -248,9 +286,9 @@ impl Reclaimer {
     }
 
     /// Whether it was written, or did not need to be.
-    fn rewrite(&mut self, part: Part, summed_up: &Runs) -> Result<bool, Stopping> {
+    fn rewrite(&mut self, part: Part, anew: Anew) -> Result<bool, Stopping> {
         let first = part.first;
-        let rewritten = self.rewritten(part, summed_up)?;
+        let rewritten = self.rewritten(part, anew)?;
         let is_rewritten = rewritten.is_ok();
         match rewritten {
             Ok(cut_bytes) => tracing::info!(%first, cut_bytes, "wrote a part of the log anew"),
@@ -264,8 +302,8 @@ impl Reclaimer {
         Ok(is_rewritten)
     }
 
-    fn rewritten(&mut self, part: Part, summed_up: &Runs) -> Result<Result<u64, NotRewritten>, Stopping> {
-        let mut rewriting = match Rewriting::begin(&self.store, &*self.parts, part) {
+    fn rewritten(&mut self, part: Part, anew: Anew) -> Result<Result<u64, NotRewritten>, Stopping> {
+        let mut rewriting = match Rewriting::begin(&self.store, &*self.parts, part, anew) {
             Ok(rewriting) => rewriting,
             Err(error) => return Ok(Err(error)),
         };
@@ -276,7 +314,7 @@ impl Reclaimer {
                 Err(error) => return Ok(Err(error)),
             };
             let needed = self.needed(&piece)?;
-            if let Err(error) = rewriting.write(&piece, &needed, summed_up) {
+            if let Err(error) = rewriting.write(&piece, &needed) {
                 return Ok(Err(error));
             }
             self.wait(PAUSE)?;
@@ -344,21 +382,37 @@ impl Beside for Reclaimer {
         self.begin_part(part)
     }
 
-    fn append(&mut self, summarized: Box<Summarized>) -> Result<bool, Stopping> {
+    fn resealing(&mut self) -> Result<Option<Generation>, Stopping> {
         let sender = self.sender.clone();
-        let command = || {
+        let query = || {
             let sender = sender.clone();
-            let done = move |is_done| drop(sender.send(Told::Summarized(is_done)));
-            Command::SummarizeItself(summarized.clone(), Box::new(done))
+            Command::Query(Box::new(move |machine, _| {
+                let resealing = machine.resealing();
+                // Whoever asked may be gone.
+                Box::new(move || drop(sender.send(Told::Resealing(resealing))))
+            }))
         };
-        self.ask(command, |told| match told {
-            Told::Summarized(is_done) => Some(is_done),
+        self.ask(query, |told| match told {
+            Told::Resealing(resealing) => Some(resealing),
             _ => None,
         })
     }
 
-    fn empty(&mut self, part: Part, runs: &Runs) -> Result<bool, Stopping> {
-        self.rewrite(part, runs)
+    fn append(&mut self, what: What) -> Result<bool, Stopping> {
+        let sender = self.sender.clone();
+        let command = || {
+            let sender = sender.clone();
+            let done = move |is_done| drop(sender.send(Told::Appended(is_done)));
+            Command::TellItself(Box::new(what.clone()), Box::new(done))
+        };
+        self.ask(command, |told| match told {
+            Told::Appended(is_done) => Some(is_done),
+            _ => None,
+        })
+    }
+
+    fn rewrite(&mut self, part: Part, anew: Anew) -> Result<bool, Stopping> {
+        self.rewrite(part, anew)
     }
 
     fn is_left(&self, part: &Part) -> bool {

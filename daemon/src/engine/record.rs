@@ -127,6 +127,16 @@ impl Opened {
         Ok(Record { cut_bytes: len_bytes, sealed: vault.seal_beside(&[&only])?, ..record.clone() })
     }
 
+    /// The record as it is, sealed once more: to the keys in use now.
+    pub fn reseal(&self, vault: &Vault, record: &Record) -> Result<Record, vault::SealError> {
+        Ok(Record { sealed: vault.seal_beside(&[&self.plaintext])?, ..record.clone() })
+    }
+
+    /// Whether it is the same, byte for byte.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.plaintext == other.plaintext
+    }
+
     /// Whether it is what [`Self::empty`] makes of that one.
     pub fn is_rest_of(&self, whole: &Self) -> bool {
         self.emptied == Some(vault::sha256(whole.metadata()))
@@ -298,9 +308,15 @@ pub fn open(vault: &Vault, prev: Digest, record: &Record) -> Result<Opened, Unve
 
 /// Opens a record that was believed before: to read a payload of it, or its events once more.
 pub fn open_unchained(vault: &Vault, record: &Record) -> Result<Opened, Unverified> {
-    let plaintext = vault
-        .open(&record.sealed, PLAINTEXT_LEN_MAX)
-        .map_err(|error| Unverified(format!("it does not open: {error}")))?;
+    let plaintext = vault.open(&record.sealed, PLAINTEXT_LEN_MAX).map_err(|unsealed| {
+        Unverified(match unsealed {
+            vault::Unsealed::WrongKey => format!(
+                "it is not sealed to the keys of keyring {}; is one of a later generation missing from keys/?",
+                vault.generation()
+            ),
+            vault::Unsealed::Damaged(what) => format!("it does not open: {what}"),
+        })
+    })?;
     decode(record.seq, record.cut_bytes, plaintext)
 }
 

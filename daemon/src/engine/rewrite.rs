@@ -1,4 +1,5 @@
-//! A closed part of the log written anew, without the payloads that were given up and with what was summed up emptied.
+//! A closed part of the log written anew: without the payloads that were given up, with what was summed up emptied, or
+//! sealed to other keys.
 //!
 //! Every record of the part is opened and its MAC compared on the way, and the new form of one is opened once more before
 //! it is written: what is damaged is left as it is, for a verification to name, and nothing is lost by this.
@@ -17,8 +18,18 @@ pub(super) struct Rewriting {
     store: Store,
     renewal: Box<dyn Renewal>,
     walk: Walk,
+    anew: Anew,
     /// Bytes that are gone from it.
     pub cut_bytes: u64,
+}
+
+/// What a part is written anew for, besides the payloads that were given up.
+#[derive(Debug, Default)]
+pub(super) struct Anew {
+    /// What of it was summed up.
+    pub summed_up: Runs,
+    /// Whether all of it is to be sealed to the keys in use.
+    pub reseals: bool,
 }
 
 /// Some records of it, as they are.
@@ -56,10 +67,10 @@ impl NotRewritten {
 }
 
 impl Rewriting {
-    pub fn begin(store: &Store, parts: &dyn Parts, part: Part) -> Result<Self, NotRewritten> {
+    pub fn begin(store: &Store, parts: &dyn Parts, part: Part, anew: Anew) -> Result<Self, NotRewritten> {
         let walk = Walk::begin(store, part, part.first)?;
         let renewal = parts.renew(part.first)?;
-        Ok(Self { store: store.clone(), renewal, walk, cut_bytes: 0 })
+        Ok(Self { store: store.clone(), renewal, walk, anew, cut_bytes: 0 })
     }
 
     /// The next records; `None` after the last one.
@@ -79,10 +90,10 @@ impl Rewriting {
 
     /// Writes them without what is not needed, `is_needed` having a word for each of their payloads, and empties those
     /// that were summed up.
-    pub fn write(&mut self, piece: &Piece, is_needed: &[bool], summed_up: &Runs) -> Result<(), NotRewritten> {
+    pub fn write(&mut self, piece: &Piece, is_needed: &[bool]) -> Result<(), NotRewritten> {
         let payloads = || piece.payloads.iter().zip(is_needed);
         for (record, opened) in &piece.records {
-            if summed_up.holds(record.seq) && opened.ages() {
+            if self.anew.summed_up.holds(record.seq) && opened.ages() {
                 self.empty(record, opened)?;
                 continue;
             }
@@ -90,7 +101,7 @@ impl Rewriting {
             let gone = of_it().filter(|(_, is_needed)| !**is_needed);
             let gone: Vec<_> = gone.map(|((_, payload), _)| (payload.offset_bytes, payload.len_bytes)).collect();
             let Some(cut) = opened.cut(&self.store.vault, record, &gone)? else {
-                self.renewal.add(record)?;
+                self.keep(record, opened)?;
                 continue;
             };
             let again = record::open_unchained(&self.store.vault, &cut).ok().filter(|again| again.tells_as(opened));
@@ -120,9 +131,20 @@ impl Rewriting {
         Ok(())
     }
 
-    /// Puts it in the old one's place, where anything is gone.
+    fn keep(&mut self, record: &Record, opened: &Opened) -> Result<(), NotRewritten> {
+        if !self.anew.reseals {
+            return Ok(self.renewal.add(record)?);
+        }
+        let resealed = opened.reseal(&self.store.vault, record)?;
+        if !record::open_unchained(&self.store.vault, &resealed).is_ok_and(|again| again.is_same(opened)) {
+            return Err(NotRewritten::Another(record.seq));
+        }
+        Ok(self.renewal.add(&resealed)?)
+    }
+
+    /// Puts it in the old one's place, where it is another.
     pub fn finish(self) -> Result<u64, NotRewritten> {
-        if self.cut_bytes > 0 {
+        if self.cut_bytes > 0 || self.anew.reseals {
             self.renewal.finish()?;
         }
         Ok(self.cut_bytes)

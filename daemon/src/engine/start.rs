@@ -23,8 +23,8 @@ use super::watermark::Watermark;
 use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
 use crate::journal::{Journal, LocalSnapshots, Mark, Record, RecordKind, Unverified};
 use crate::machine::Machine;
-use crate::machine::event::{Actor, BootId, Event, Founded, LossAccepted, Opened, What};
-use crate::vault::Vault;
+use crate::machine::event::{Actor, BootId, Event, Founded, LossAccepted, Opened, Rekeyed, What};
+use crate::vault::{KeyringPlace, Recipient, Vault};
 
 /// Folds a journal into a machine, record by record.
 pub struct Replay {
@@ -154,6 +154,16 @@ pub struct Beginning {
     pub loss: Option<String>,
     /// How long observations are told one by one.
     pub audit_keep: AuditKeep,
+    /// Where keyrings are.
+    pub keyrings: Keyrings,
+}
+
+/// Where keyrings are, and with what the daemon opens them.
+pub struct Keyrings {
+    /// The place.
+    pub place: KeyringPlace,
+    /// Whose private halves it has.
+    pub own: Vec<Recipient>,
 }
 
 /// Where snapshots are kept, and whether one is wanted at once.
@@ -201,12 +211,16 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         snapshots,
         loss,
         audit_keep,
+        keyrings,
     } = beginning;
     let Replay { vault, machine, head, closed, snapshot, opened, emptied: _ } = replay;
     let daemon = Arc::new(Actor::from(daemon));
     let last = journal.last();
-    if let Some((generation, digest)) = machine.keyring()
-        && (generation, digest) != (vault.generation(), vault.keyring_digest())
+    let present = (vault.generation(), vault.keyring_digest());
+    // The record that made it count may be among those that were lost.
+    let rekeyed = machine.keyring().filter(|(generation, _)| loss.is_some() && generation.next() == present.0);
+    if let Some((generation, digest)) = machine.keyring().filter(|_| rekeyed.is_none())
+        && (generation, digest) != present
     {
         return Err(StartError::Keyring(generation));
     }
@@ -216,6 +230,9 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         return Err(StartError::Lost { last, seen: loaded.seq_max });
     }
     sweep(&machine, journal.as_ref()).map_err(StartError::Blobs)?;
+    if let Err(error) = keyrings.place.keep_only(vault.generation()) {
+        tracing::warn!("a keyring that does not count could not be removed: {error}");
+    }
     let (runs, unpacked) = machine.run_count();
     let (snapshot_seq, versions) = (snapshot.unwrap_or_default(), machine.states().version_count());
     tracing::info!(%snapshot_seq, opened, versions, runs, unpacked, "replayed the records since the snapshot");
@@ -260,6 +277,12 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     if let Some(aside) = loss {
         tracing::warn!(seq = %last.next(), aside, "the end of the log was lost, and that was accepted");
         events.push(event(What::LossAccepted(LossAccepted { seq: last.next(), aside })));
+        if let Some((generation, _)) = rekeyed {
+            let (added, removed, rotated) = (Vec::new(), Vec::new(), vault.is_rotated_from(generation));
+            let (generation, keyring) = present;
+            let rekeyed = Rekeyed { number: 0, generation, keyring, added, removed, rotated };
+            events.push(event(What::Rekeyed(rekeyed)));
+        }
         // What told of emptied records may have been lost, too.
         if let Some(summarized) = summary::orphans(&store, last) {
             tracing::warn!(records = ?summarized.records, "the summaries of some emptied records were lost");
@@ -276,6 +299,8 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         budget: budget.clone(),
         epoch,
         tracker: tracker.clone(),
+        resealing: Arc::default(),
+        own_recipients: keyrings.own.clone(),
     });
     let runtime = tokio::runtime::Handle::current();
     let book = GrantBook::new(table, runtime, tracker.clone(), queue.downgrade());
@@ -289,6 +314,8 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
             states: Reclaim::states(machine.states()),
             clock,
             audit_keep,
+            reseals: machine.resealing().is_some(),
+            progress: Arc::clone(&shared.resealing),
         })
         .map_err(StartError::Thread)?,
     };
@@ -318,6 +345,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         follower,
         preparation,
         reclaim,
+        keyrings,
         notes,
     });
     owner.start(events, loaded.entries, frozen)?;

@@ -4,19 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use stated_shared::{
-    Actor, AuditEntry, AuditFilter, Epoch, Failure, Part, PrunePage, Request, Seq, SessionId, StateName, Timestamp,
-    Verified, Version,
+    Actor, AuditEntry, AuditFilter, Epoch, Failure, Generation, Part, PrunePage, Request, Seq, SessionId, StateName,
+    Timestamp, Verified, Version,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::ageing::{self, Beside};
+use super::ageing;
+use super::beside::Beside;
 use super::commit::Restage;
 use super::owner::{Command, Halt, OwnPrune, Reading, Round, Submission as Submitted};
 use super::record::{self, InlinePayload};
+use super::reseal;
 use super::retention::Retention;
-use super::rewrite::{NotRewritten, Rewriting};
+use super::rewrite::{Anew, NotRewritten, Rewriting};
 use super::service::{Opened, Service, Submission};
 use super::snapshot::{self, SnapshotError};
 use super::start::{Beginning, Begun, StartError, begin};
@@ -118,9 +120,9 @@ impl Stepped {
         if closed.is_empty() {
             return Ok(0);
         }
-        let mut rewriting = Rewriting::begin(self.store(), &*parts, closed[at % closed.len()])?;
+        let mut rewriting = Rewriting::begin(self.store(), &*parts, closed[at % closed.len()], Anew::default())?;
         while let Some(piece) = rewriting.read()? {
-            rewriting.write(&piece, &needed(self.machine(), &piece.payloads), &Runs::default())?;
+            rewriting.write(&piece, &needed(self.machine(), &piece.payloads))?;
         }
         rewriting.finish()
     }
@@ -129,9 +131,17 @@ impl Stepped {
     pub fn age(&mut self, keep_ms: u64) -> Result<Aged, Halt> {
         let parts = self.0.owner.parts.journal.parts();
         let (store, aged) = (self.store().clone(), Aged::default());
-        let mut ageing = Ageing { stepped: self, store, parts, aged };
-        ageing::age(&mut ageing, keep_ms)?;
-        Ok(ageing.aged)
+        let mut steps = Steps { stepped: self, store, parts, aged };
+        ageing::age(&mut steps, keep_ms)?;
+        Ok(steps.aged)
+    }
+
+    /// Seals anew what former keys had sealed, as the daemon does by itself; whether it is through.
+    pub fn reseal(&mut self) -> Result<bool, Halt> {
+        let parts = self.0.owner.parts.journal.parts();
+        let (store, aged) = (self.store().clone(), Aged::default());
+        let progress = Arc::clone(&self.0.engine.shared.resealing);
+        reseal::reseal(&mut Steps { stepped: self, store, parts, aged }, &progress)
     }
 
     /// Writes a closed part anew with all emptied that ages, although no summary tells of it.
@@ -140,7 +150,7 @@ impl Stepped {
         let closed: Vec<PartOfLog> = parts.list().into_iter().filter(|part| part.is_closed).collect();
         let mut all = Runs::default();
         all.add(&Summarized { part: Seq(0), last: Seq(0), records: vec![(Seq(1), Seq(u64::MAX))], by: Vec::new() });
-        self.write_anew(closed[at], &all)
+        self.write_anew(closed[at], Anew { summed_up: all, reseals: false })
     }
 
     /// Of each record whether it ages, and whether it was emptied.
@@ -159,12 +169,12 @@ impl Stepped {
         (1..=self.0.engine.shared.watermark.get().0.0).map(of).collect()
     }
 
-    fn write_anew(&self, part: PartOfLog, runs: &Runs) -> Result<u64, NotRewritten> {
-        let mut rewriting = Rewriting::begin(self.store(), &*self.0.owner.parts.journal.parts(), part)?;
+    fn write_anew(&self, part: PartOfLog, anew: Anew) -> Result<u64, NotRewritten> {
+        let mut rewriting = Rewriting::begin(self.store(), &*self.0.owner.parts.journal.parts(), part, anew)?;
         while let Some(piece) = rewriting.read()? {
             let payloads = piece.payloads.iter().map(|(seq, of)| (&of.state, of.version, *seq));
             let needed = self.machine().states().needed(payloads);
-            rewriting.write(&piece, &needed, runs)?;
+            rewriting.write(&piece, &needed)?;
         }
         rewriting.finish()
     }
@@ -298,15 +308,15 @@ pub(crate) struct Aged {
     pub left: Option<NotRewritten>,
 }
 
-/// The stepped engine, as who lets observations age out beside it.
-struct Ageing<'a> {
+/// The stepped engine, as what goes on beside it.
+struct Steps<'a> {
     stepped: &'a mut Stepped,
     store: Store,
     parts: Arc<dyn Parts>,
     aged: Aged,
 }
 
-impl Beside for Ageing<'_> {
+impl Beside for Steps<'_> {
     type Stop = Halt;
 
     fn store(&self) -> &Store {
@@ -327,18 +337,22 @@ impl Beside for Ageing<'_> {
         Ok(self.parts.is_closed(part.first))
     }
 
-    fn append(&mut self, summarized: Box<Summarized>) -> Result<bool, Halt> {
+    fn resealing(&mut self) -> Result<Option<Generation>, Halt> {
+        Ok(self.stepped.machine().resealing())
+    }
+
+    fn append(&mut self, what: What) -> Result<bool, Halt> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let done = Box::new(move |is_done| {
             let _ = sender.send(is_done);
         });
-        self.stepped.send(Command::SummarizeItself(summarized, done));
+        self.stepped.send(Command::TellItself(Box::new(what), done));
         self.stepped.step()?;
         Ok(receiver.try_recv().expect("it is told"))
     }
 
-    fn empty(&mut self, part: PartOfLog, runs: &Runs) -> Result<bool, Halt> {
-        match self.stepped.write_anew(part, runs) {
+    fn rewrite(&mut self, part: PartOfLog, anew: Anew) -> Result<bool, Halt> {
+        match self.stepped.write_anew(part, anew) {
             Ok(gone_bytes) => self.aged.gone_bytes += gone_bytes,
             Err(why) => self.aged.left = Some(why),
         }

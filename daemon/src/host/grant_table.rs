@@ -126,11 +126,13 @@ struct Sealed {
 impl GrantTable {
     /// Reads the table; the disk is not changed before [`Self::begin`].
     ///
-    /// The key is 32 random bytes of the repository's, for this use alone.
-    pub fn open(path: &Path, key: &[u8; 32], boot: BootId) -> Result<(Self, Loaded), GrantTableError> {
+    /// The keys are 32 random bytes of the repository's, for this use alone: the one that is in use from [`Self::begin`] on,
+    /// and those that a table of before a rotation may be sealed with.
+    pub fn open(path: &Path, keys: &[Zeroizing<[u8; 32]>], boot: BootId) -> Result<(Self, Loaded), GrantTableError> {
+        let (present, former) = keys.split_first().expect("a table has a key");
         let mut table = Self {
             path: path.to_owned(),
-            key: Zeroizing::new(*key),
+            key: present.clone(),
             boot,
             file: None,
             live: HashMap::new(),
@@ -138,13 +140,17 @@ impl GrantTable {
             seq_max: Seq(0),
             damaged: false,
         };
-        let opened = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path);
-        let origin = match opened {
-            Ok(file) => table.load(file),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Origin::Missing),
-            Err(error) => return Err(table.failed("open")(error)),
-        };
-        let origin = origin.unwrap_or_else(|what| Origin::Damaged { what });
+        let mut origin = table.load_with(present)?;
+        for key in former {
+            if !matches!(origin, Origin::Damaged { .. }) {
+                break;
+            }
+            origin = table.load_with(key)?;
+        }
+        if matches!(origin, Origin::Damaged { .. }) {
+            // What is said of it is said of the key that it should have.
+            origin = table.load_with(present)?;
+        }
         table.damaged = matches!(origin, Origin::Damaged { .. });
         if origin != Origin::SameBoot {
             table.live.clear();
@@ -246,7 +252,7 @@ impl GrantTable {
         header[..16].copy_from_slice(MAGIC);
         header[16..32].copy_from_slice(&self.boot.0);
         fill_random(&mut header[32..]).map_err(self.failed("draw a salt for"))?;
-        let mut sealed = Sealed { file, cipher: self.cipher(&header), header, entries: 0, len: 0 };
+        let mut sealed = Sealed { file, cipher: cipher_of(&self.key, &header), header, entries: 0, len: 0 };
         sealed.write(&header).map_err(self.failed("write"))?;
         let mut bodies = vec![body_of(Kind::Opened, self.seq_max, "", &[])?];
         for (id, (seq, entry)) in &self.live {
@@ -266,15 +272,27 @@ impl GrantTable {
         Ok(())
     }
 
+    fn load_with(&mut self, key: &[u8; 32]) -> Result<Origin, GrantTableError> {
+        self.live.clear();
+        (self.live_len, self.seq_max) = (0, Seq(0));
+        let opened = OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&self.path);
+        let origin = match opened {
+            Ok(file) => self.load(file, key),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Origin::Missing),
+            Err(error) => return Err(self.failed("open")(error)),
+        };
+        Ok(origin.unwrap_or_else(|what| Origin::Damaged { what }))
+    }
+
     /// Reads what the file holds into `live` and `seq_max`. `Err` says what does not verify.
-    fn load(&mut self, file: File) -> Result<Origin, String> {
+    fn load(&mut self, file: File, key: &[u8; 32]) -> Result<Origin, String> {
         let mut reader = BufReader::new(file);
         let mut header = [0; HEADER_LEN];
         reader.read_exact(&mut header).map_err(|error| format!("the header cannot be read: {error}"))?;
         if &header[..16] != MAGIC {
             return Err("the header is of another format".to_owned());
         }
-        let cipher = self.cipher(&header);
+        let cipher = cipher_of(key, &header);
         for n in 0.. {
             let Some(sealed) = next_entry(&mut reader).map_err(|what| format!("entry {n} {what}"))? else {
                 return match n {
@@ -300,18 +318,18 @@ impl GrantTable {
         unreachable!("the loop ends with the file")
     }
 
-    fn cipher(&self, header: &[u8; HEADER_LEN]) -> Aes256Gcm {
-        let mut key = Zeroizing::new([0; 32]);
-        Hkdf::<Sha256>::new(Some(&header[32..]), self.key.as_slice())
-            .expand(b"stated grant table", key.as_mut_slice())
-            .expect("32 bytes are within what HKDF can give");
-        Aes256Gcm::new(key.as_slice().into())
-    }
-
     fn failed(&self, action: &'static str) -> impl FnOnce(io::Error) -> GrantTableError + use<> {
         let path = self.path.clone();
         move |source| GrantTableError::Io { action, path, source }
     }
+}
+
+fn cipher_of(table_key: &[u8; 32], header: &[u8; HEADER_LEN]) -> Aes256Gcm {
+    let mut key = Zeroizing::new([0; 32]);
+    Hkdf::<Sha256>::new(Some(&header[32..]), table_key)
+        .expand(b"stated grant table", key.as_mut_slice())
+        .expect("32 bytes are within what HKDF can give");
+    Aes256Gcm::new(key.as_slice().into())
 }
 
 impl std::fmt::Debug for GrantTable {
@@ -416,7 +434,7 @@ mod tests {
     const BOOT: BootId = BootId([1; 16]);
 
     fn open(path: &Path) -> (GrantTable, Loaded) {
-        GrantTable::open(path, &KEY, BOOT).unwrap()
+        GrantTable::open(path, &[Zeroizing::new(KEY)], BOOT).unwrap()
     }
 
     fn ids(loaded: &Loaded) -> Vec<&str> {
@@ -452,10 +470,10 @@ mod tests {
         let path = dir.path().join("grants");
         let (mut table, _) = open(&path);
         table.put("a", Seq(5), b"one").unwrap();
-        let (mut table, loaded) = GrantTable::open(&path, &KEY, BootId([2; 16])).unwrap();
+        let (mut table, loaded) = GrantTable::open(&path, &[Zeroizing::new(KEY)], BootId([2; 16])).unwrap();
         assert_eq!((ids(&loaded), loaded.seq_max, &loaded.origin), (vec![], Seq(5), &Origin::OtherBoot));
         table.begin().unwrap();
-        let (_, loaded) = GrantTable::open(&path, &KEY, BootId([2; 16])).unwrap();
+        let (_, loaded) = GrantTable::open(&path, &[Zeroizing::new(KEY)], BootId([2; 16])).unwrap();
         assert_eq!((loaded.seq_max, loaded.origin), (Seq(5), Origin::SameBoot));
     }
 
@@ -478,7 +496,7 @@ mod tests {
             assert!(ids(&loaded).is_empty() || loaded.seq_max < Seq(2));
         }
         fs::write(&path, &good).unwrap();
-        let (_, loaded) = GrantTable::open(&path, &[8; 32], BOOT).unwrap();
+        let (_, loaded) = GrantTable::open(&path, &[Zeroizing::new([8; 32])], BOOT).unwrap();
         assert!(matches!(loaded.origin, Origin::Damaged { .. }), "another key: {loaded:?}");
     }
 

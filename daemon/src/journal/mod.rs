@@ -226,6 +226,9 @@ pub trait Blobs: Send + Sync {
     /// Makes the blob durable under an unused name, with its directory and any new parents.
     fn write(&self, id: BlobId, sealed: &[u8]) -> Result<(), AppendError>;
 
+    /// Puts other bytes in the place of a blob's, durably: a crash leaves the one or the other. One thread at a time.
+    fn replace(&self, id: BlobId, sealed: &[u8]) -> Result<(), AppendError>;
+
     /// The blob's bytes.
     fn read(&self, id: BlobId) -> Result<Vec<u8>, ReadError>;
 

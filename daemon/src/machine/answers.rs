@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stated_shared::limits::{ANSWER_AGE_MS_MAX, ANSWER_SESSIONS_MAX};
-use stated_shared::{LockId, Reply, SessionId, StateName, Timestamp, Version};
+use stated_shared::{Generation, LockId, Reply, SessionId, StateName, Timestamp, Version};
 
 use super::Divergence;
 use super::packed::Unreadable;
@@ -30,6 +30,8 @@ pub enum Answer {
     Lease(LockId),
     /// The version that was tagged, with its present tags.
     Tagged(StateName, Version),
+    /// The keyring that was made.
+    Rekeyed(Generation),
 }
 
 /// The last answers of the last sessions. Bounded in both directions and by age, the oldest go first.

@@ -136,6 +136,22 @@ impl Machine {
                 self.loss = Some(accepted.clone());
             }
             What::Summarized(summarized) => self.sum_up(seq, summarized),
+            What::Rekeyed(rekeyed) => {
+                let generation = rekeyed.generation;
+                if self.keyring.is_none_or(|(present, _)| generation != present.next()) {
+                    return Err(Divergence(format!("keyring {generation} does not follow the one that counts")));
+                }
+                self.keyring = Some((generation, rekeyed.keyring));
+                // One that was not through has the rest to do all the same.
+                if rekeyed.rotated || self.resealing.is_some() {
+                    self.resealing = Some(generation);
+                }
+                self.answers.put(event.at, session, uid, rekeyed.number, Answer::Rekeyed(generation));
+            }
+            What::Resealed(resealed) => {
+                // Of the one before a later rotation it says nothing.
+                self.resealing = self.resealing.filter(|generation| *generation != resealed.generation);
+            }
         }
         Ok(())
     }

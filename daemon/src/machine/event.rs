@@ -53,6 +53,10 @@ pub enum What {
     Pruned(Pruned),
     /// Old reads, locks and unlocks were summed up; the records that told of them may be emptied.
     Summarized(Summarized),
+    /// Another keyring counts from this record on.
+    Rekeyed(Rekeyed),
+    /// All that former keys had sealed is sealed to those of the keyring.
+    Resealed(Resealed),
 }
 
 /// See [`What::Founded`].
@@ -282,6 +286,33 @@ pub struct Tagged {
     pub removed: bool,
 }
 
+/// See [`What::Rekeyed`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rekeyed {
+    /// The request's number in the session of the actor.
+    pub number: u64,
+    /// The keyring that counts.
+    pub generation: Generation,
+    /// The SHA-256 of its file.
+    pub keyring: Digest,
+    /// Public keys that open it, and did not open the one before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added: Vec<String>,
+    /// Public keys that opened the one before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+    /// Whether its keys are new: this record is the first that is chained with them, and sealed to them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rotated: bool,
+}
+
+/// See [`What::Resealed`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resealed {
+    /// The keyring.
+    pub generation: Generation,
+}
+
 /// See [`What::LossAccepted`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LossAccepted {
@@ -451,7 +482,9 @@ impl What {
             | Self::Closed(_)
             | Self::Tagged(_)
             | Self::LossAccepted(_)
-            | Self::Summarized(_) => false,
+            | Self::Summarized(_)
+            | Self::Rekeyed(_)
+            | Self::Resealed(_) => false,
         }
     }
 }

@@ -11,6 +11,7 @@ mod answers;
 mod apply;
 mod commit;
 pub mod event;
+mod given;
 mod history;
 mod lock;
 mod locks;
@@ -48,6 +49,8 @@ pub use states::{States, VersionEntry};
 pub struct Machine {
     repository: Option<RepositoryId>,
     keyring: Option<(Generation, Digest)>,
+    /// See [`Machine::resealing`].
+    resealing: Option<Generation>,
     epoch: Epoch,
     boot: BootId,
     fences: u64,
@@ -260,6 +263,11 @@ impl Machine {
         &self.locked_before
     }
 
+    /// The keyring whose keys are new, where not all of what former keys had sealed is known to be sealed to them.
+    pub fn resealing(&self) -> Option<Generation> {
+        self.resealing
+    }
+
     /// How far old reads and locks are summed up.
     pub fn summed(&self) -> Option<&Summed> {
         self.summed.as_ref()
@@ -311,6 +319,7 @@ impl Machine {
         match answer {
             answers::Answer::Reply(reply) => Some(Ok(reply)),
             answers::Answer::Lease(id) => Some(self.granted(&id, time)),
+            answers::Answer::Rekeyed(generation) => Some(Ok(Reply::Rekeyed(generation))),
             answers::Answer::Tagged(state, version) => match self.states.select(&state, &Selector::Version(version)) {
                 Ok(selected) => {
                     let (_, entry) = selected?;

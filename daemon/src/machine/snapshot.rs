@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use stated_shared::{
-    CommittedState, Digest, Epoch, Fence, Generation, LockId, LockInfo, Reply, RepositoryId, Seq, SessionId, StateName,
-    TagName, Timestamp, Version,
+    Digest, Epoch, Fence, Generation, LockId, RepositoryId, Seq, SessionId, StateName, TagName, Timestamp, Version,
 };
 
-use super::answers::{Age, Answer};
+use super::answers::Age;
 use super::event::{Actor, BootId, Content, Kind, LossAccepted};
+use super::given::Given;
 use super::history::History;
 use super::locks::{Grant, Released, Tenure};
 use super::packed::{self, Links, Run};
@@ -71,6 +71,9 @@ pub struct Facts {
     /// How far old reads and locks are summed up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     summed: Option<Summed>,
+    /// See [`Machine::resealing`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resealing: Option<Generation>,
 }
 
 fn is_zero(bytes: &u64) -> bool {
@@ -175,29 +178,6 @@ pub struct AnswerRun {
     sessions: Vec<(SessionId, u32, u64, usize, usize)>,
 }
 
-/// The stored form of an answer. It refers to nothing outside of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Given {
-    Committed(Option<Seq>, Vec<(StateName, Version, bool)>),
-    Lease(LockId),
-    Broken(Vec<BrokenName>),
-    Tagged(StateName, Version),
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct BrokenName {
-    name: StateName,
-    kind: Kind,
-    id: LockId,
-    fence: Fence,
-    holder: Actor,
-    since: Timestamp,
-    operation: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-}
-
 /// Lines on their way out, with what was referred to already.
 pub(super) struct Writing<'a> {
     see: &'a mut dyn FnMut(&Line),
@@ -219,6 +199,7 @@ impl Machine {
         let Self {
             repository,
             keyring,
+            resealing,
             epoch,
             boot,
             fences,
@@ -242,6 +223,7 @@ impl Machine {
             age: answers.age(),
             given_up_bytes: states.given_up_bytes(),
             summed: summed.clone(),
+            resealing: *resealing,
         };
         see(&Line::Machine(facts));
         let mut writing = Writing::new(see);
@@ -411,10 +393,23 @@ impl<'a> Restoring<'a> {
         }
         match line {
             Line::Machine(facts) => {
-                let Facts { repository, keyring, epoch, boot, fences, seq, loss, age, given_up_bytes, summed } = facts;
+                let Facts {
+                    repository,
+                    keyring,
+                    epoch,
+                    boot,
+                    fences,
+                    seq,
+                    loss,
+                    age,
+                    given_up_bytes,
+                    summed,
+                    resealing,
+                } = facts;
                 self.begun = true;
                 let default = Machine::default();
-                *machine = Machine { repository, keyring, epoch, boot, fences, seq, loss, summed, ..default };
+                *machine =
+                    Machine { repository, keyring, resealing, epoch, boot, fences, seq, loss, summed, ..default };
                 machine.answers.restore_age(age);
                 machine.states.restore_given_up(given_up_bytes);
             }
@@ -515,78 +510,6 @@ impl Answered {
 
     pub(super) fn into_answers(self) -> Vec<Numbered> {
         self.answers.into_iter().map(|(number, given)| (number, given.answer())).collect()
-    }
-}
-
-impl Given {
-    /// The stored form of an answer.
-    pub fn of(answer: &Answer) -> Result<Self, Divergence> {
-        match answer {
-            Answer::Lease(id) => Ok(Self::Lease(id.clone())),
-            Answer::Tagged(state, version) => Ok(Self::Tagged(state.clone(), *version)),
-            Answer::Reply(Reply::Committed(committed)) => {
-                let states = committed.states.iter().map(|s| (s.state.clone(), s.version, s.changed)).collect();
-                Ok(Self::Committed(committed.seq, states))
-            }
-            Answer::Reply(Reply::Broken(rows)) => {
-                let row = |row: &LockInfo| BrokenName {
-                    name: row.name.clone(),
-                    kind: row.kind.into(),
-                    id: row.id.clone(),
-                    fence: row.fence,
-                    holder: row.holder.clone().into(),
-                    since: row.since,
-                    operation: row.operation.clone(),
-                    reason: row.reason.clone(),
-                };
-                Ok(Self::Broken(rows.iter().map(row).collect()))
-            }
-            // Each kind by its name: whoever adds an answer that is remembered finds that it needs a stored form.
-            Answer::Reply(
-                Reply::Fetched(_)
-                | Reply::Version(_)
-                | Reply::Versions(_)
-                | Reply::Granted(_)
-                | Reply::Done
-                | Reply::Locks(_)
-                | Reply::Audit(_)
-                | Reply::Verified(_)
-                | Reply::Status(_)
-                | Reply::Changes(_)
-                | Reply::Pruned(_)
-                | Reply::Access(_),
-            ) => Err(Divergence("an answer without a stored form is remembered".to_owned())),
-        }
-    }
-
-    pub fn answer(self) -> Answer {
-        match self {
-            Self::Lease(id) => Answer::Lease(id),
-            Self::Tagged(state, version) => Answer::Tagged(state, version),
-            Self::Committed(seq, states) => {
-                let state = |(state, version, changed)| CommittedState { state, version, changed };
-                let states = states.into_iter().map(state).collect();
-                Answer::Reply(Reply::Committed(stated_shared::Committed { seq, head: None, states }))
-            }
-            Self::Broken(rows) => {
-                let row = |row: BrokenName| LockInfo {
-                    name: row.name,
-                    kind: row.kind.into(),
-                    id: row.id,
-                    fence: row.fence,
-                    holder: (&row.holder).into(),
-                    since: row.since,
-                    operation: row.operation,
-                    reason: row.reason,
-                    info: None,
-                    under: None,
-                    process: None,
-                    expires: None,
-                    waiters: 0,
-                };
-                Answer::Reply(Reply::Broken(rows.into_iter().map(row).collect()))
-            }
-        }
     }
 }
 

@@ -835,6 +835,7 @@ fn the_stored_form_of_each_event_stays_as_it_is() {
         (include_str!("../../tests/fixtures/events-tagged.jsonl"), golden_tags()),
         (include_str!("../../tests/fixtures/events-pruned.jsonl"), prune::golden()),
         (include_str!("../../tests/fixtures/events-summarized.jsonl"), summary::golden()),
+        (include_str!("../../tests/fixtures/events-rekeyed.jsonl"), golden_rekeys()),
     ];
     for (golden, events) in fixtures {
         let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
@@ -851,6 +852,45 @@ fn golden_tags() -> Vec<Event> {
     [false, true]
         .map(|removed| Event { at: Timestamp(1_764_000_000_000), actor: actor(0), what: What::Tagged(tagged(removed)) })
         .to_vec()
+}
+
+fn golden_rekeys() -> Vec<Event> {
+    let rekeyed = super::event::Rekeyed {
+        number: 9,
+        generation: Generation(2),
+        keyring: Digest([7; 32]),
+        added: vec!["age1added".to_owned()],
+        removed: vec!["ssh-ed25519 removed".to_owned()],
+        rotated: false,
+    };
+    let (added, removed) = (Vec::new(), Vec::new());
+    let rotated = super::event::Rekeyed { generation: Generation(3), rotated: true, added, removed, ..rekeyed.clone() };
+    let resealed = super::event::Resealed { generation: Generation(3) };
+    [What::Rekeyed(rekeyed), What::Rekeyed(rotated), What::Resealed(resealed)]
+        .map(|what| Event { at: Timestamp(1_764_000_000_000), actor: actor(0), what })
+        .to_vec()
+}
+
+#[test]
+fn a_keyring_follows_the_one_that_counts_and_its_answer_is_remembered() {
+    let mut rig = Rig::new();
+    let [added, rotated, resealed] = &golden_rekeys()[..] else { panic!() };
+    rig.record(added.what.clone());
+    assert_eq!(rig.machine.resealing(), None, "the keys are the same");
+    rig.record(rotated.what.clone());
+    assert_eq!(rig.machine.resealing(), Some(Generation(3)));
+    assert_eq!(
+        rig.machine.recall(&actor(0), 9, rig.time()),
+        Some(Ok(Reply::Rekeyed(Generation(3)))),
+        "whoever asks again is told so"
+    );
+    let early =
+        Event { what: What::Resealed(super::event::Resealed { generation: Generation(2) }), ..resealed.clone() };
+    rig.record(early.what);
+    assert_eq!(rig.machine.resealing(), Some(Generation(3)), "that was another rotation");
+    rig.record(resealed.what.clone());
+    assert_eq!(rig.machine.resealing(), None);
+    assert!(rig.machine.clone().apply(Seq(99), rotated).is_err(), "it does not follow");
 }
 
 #[test]

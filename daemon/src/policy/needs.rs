@@ -34,7 +34,7 @@ pub fn need(request: &Request) -> Need<'_> {
         Request::Access(_) => Need::Known,
         Request::Audit { .. } => Need::Somewhere(Verb::Audit),
         Request::Prune(_) => Need::Somewhere(Verb::Admin),
-        Request::Verify { .. } => Need::Everywhere(Verb::Admin),
+        Request::Verify { .. } | Request::Keys | Request::Rekey(_) => Need::Everywhere(Verb::Admin),
     }
 }
 
@@ -60,5 +60,7 @@ pub fn deed(request: &Request) -> &'static str {
         Request::Changes { .. } => "watch",
         Request::Prune(_) => "prune",
         Request::Access(_) => "access",
+        Request::Keys => "keys",
+        Request::Rekey(_) => "rekey",
     }
 }

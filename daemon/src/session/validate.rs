@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use stated_shared::limits::{
     CHANGES_WAIT_MS_MAX, COMMIT_CHANGES_MAX, COMMIT_LEN_MAX, CONTENT_LEN_MAX, INLINE_CONTENT_LEN_MAX, LABEL_LEN_MAX,
     LABELS_MAX, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LOCK_INFO_LEN_MAX, LOCK_NAMES_MAX, MESSAGE_LEN_MAX, NAME_LEN_MAX,
-    PARTS_MAX, SEMAPHORE_SLOTS_MAX,
+    PARTS_MAX, RECIPIENT_LEN_MAX, RECIPIENTS_MAX, SEMAPHORE_SLOTS_MAX,
 };
-use stated_shared::{Commit, Content, Failure, FailureKind, Lock, LockKind, Part, Request, Wait};
+use stated_shared::{Commit, Content, Failure, FailureKind, Lock, LockKind, Part, Rekey, Request, Wait};
 
 /// Checks what decoding does not. `Err` is a refusal of this one request.
 ///
@@ -47,7 +47,13 @@ pub(super) fn validate(request: &Request) -> Result<(), Failure> {
         | Request::Bind { .. }
         | Request::Unlock { .. }
         | Request::Break { .. }
-        | Request::Status => Ok(()),
+        | Request::Status
+        | Request::Keys => Ok(()),
+        Request::Rekey(Rekey::Add(keys) | Rekey::Remove(keys)) => {
+            validate_count("recipients", keys.len(), 1, RECIPIENTS_MAX)?;
+            keys.iter().try_for_each(|key| validate_len("recipient", Some(key), RECIPIENT_LEN_MAX))
+        }
+        Request::Rekey(Rekey::Rotate) => Ok(()),
         Request::Verify { read_data: Some(Part { n, of }) }
             if !(1..=PARTS_MAX).contains(of) || !(1..=*of).contains(n) =>
         {

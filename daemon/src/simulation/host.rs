@@ -13,14 +13,14 @@ use crate::config::Settings;
 use crate::disk::sim::{Random, SimDisk};
 use crate::disk::{Access, Disk, RealDisk};
 use crate::engine::{
-    AuditKeep, Beginning, ConnectionId, ContentBudget, Facts, Halt, Outbox, Retention, SnapshotError, Snapshots,
-    StartError, Stepped, Submission,
+    AuditKeep, Beginning, ConnectionId, ContentBudget, Facts, Halt, Keyrings, Outbox, Retention, SnapshotError,
+    Snapshots, StartError, Stepped, Submission,
 };
 use crate::host::{BootId, Clock, GrantTable, Held, SecretSource, seeded};
 use crate::journal::{Ended, LocalSnapshots, OpenMode, Presence, presence};
 use crate::machine::Machine;
 use crate::policy::Mode;
-use crate::vault::{Identities, create_identity};
+use crate::vault::{Identities, KeyringPlace, create_identity};
 
 /// Begins a new log file far more often than a daemon does.
 const SEGMENT_LEN: u64 = 24 << 10;
@@ -151,8 +151,8 @@ impl Host {
         let OpenedJournal { replay, mut journal, snapshots: _, loss } = opened.journal;
         let ended = journal.ended().clone();
         journal.shorten_segments(SEGMENT_LEN);
-        let key = opened.vault.derive_key("grant table");
-        let grants = GrantTable::open(&self.beside.path().join("grants"), &key, self.boot).unwrap();
+        let keys = opened.vault.derive_keys("grant table");
+        let grants = GrantTable::open(&self.beside.path().join("grants"), &keys, self.boot).unwrap();
         let facts = Facts {
             version: "0".to_owned(),
             host: "h".to_owned(),
@@ -174,6 +174,10 @@ impl Host {
             snapshots: Snapshots { place: None, is_due: false },
             loss,
             audit_keep: AuditKeep::FOR_EVER,
+            keyrings: Keyrings {
+                place: KeyringPlace::new(disk, &self.settings.state_dir),
+                own: self.identities.recipients(),
+            },
         };
         let engine = Stepped::begin(beginning, &TaskTracker::new()).map_err(NotStarted::Start)?;
         let mut daemon = Daemon { engine, ended, connections: Vec::new() };

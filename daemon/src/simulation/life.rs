@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stated_shared::{
-    AuditFilter, Bytes, Change, Commit, Content, Expect, Failure, FailureKind, Lock, LockId, Prune, Request,
+    AuditFilter, Bytes, Change, Commit, Content, Expect, Failure, FailureKind, Lock, LockId, Prune, Rekey, Request,
     SerialRule, SessionId, StateName, Version, Wait,
 };
 
@@ -18,6 +18,9 @@ const NAMES: &[&str] = &["a", "b", "c/d", "e", "f"];
 const FAULT_WITHIN: u64 = 40;
 /// Acknowledged commits that are asked for again after a restart.
 const RETRIED: usize = 3;
+
+/// A recipient that is added and removed.
+const OTHER: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
 type Tally = BTreeMap<(String, String), u64>;
 
@@ -38,6 +41,8 @@ pub struct Life {
     pub gone_bytes: u64,
     /// Bytes of old observations that are.
     pub aged_bytes: u64,
+    /// Rotations that are through.
+    pub resealed: u64,
     /// How often each of what ages was durably done to each name.
     tally: Tally,
 }
@@ -57,6 +62,7 @@ impl Life {
             cuts: 0,
             gone_bytes: 0,
             aged_bytes: 0,
+            resealed: 0,
             tally: Tally::new(),
         }
     }
@@ -209,6 +215,24 @@ impl Life {
         }
     }
 
+    /// Seals anew what former keys had sealed, where there is anything; whether the daemon goes on.
+    pub fn reseal(&mut self) -> bool {
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        let is_due = daemon.engine.machine().resealing().is_some();
+        match daemon.engine.reseal() {
+            Ok(is_through) => {
+                assert!(is_through || self.host.disk.was_hit(), "nothing failed");
+                self.resealed += u64::from(is_due && is_through);
+                self.daemon = Some(daemon);
+                true
+            }
+            Err(halt) => {
+                assert!(self.host.disk.was_hit(), "it halts, and nothing failed: {halt:?}");
+                false
+            }
+        }
+    }
+
     /// Takes note of what was done as often; whether it could be read.
     fn note(&mut self, tally: Result<Tally, Failure>) -> bool {
         match tally {
@@ -337,6 +361,9 @@ impl Life {
             if self.random.one_in(6) && !self.age() {
                 return;
             }
+            if self.random.one_in(2) && !self.reseal() {
+                return;
+            }
         }
     }
 
@@ -427,6 +454,7 @@ impl Life {
             6 | 7 => self.commit(1, Some(70_000)),
             8..=10 => self.commit(3, None),
             11 => (self.prune(), Vec::new()),
+            12 | 13 => (self.rekey(), Vec::new()),
             _ => self.commit(1, None),
         };
         Asked { session, number: self.number, request, writes, got: Got::Unknown }
@@ -436,6 +464,15 @@ impl Life {
         let keep_last = Some(1 + self.random.below(3));
         let glob = self.random.one_in(2).then(|| self.name().to_string());
         Request::Prune(Prune { glob, keep_last, ..Prune::default() })
+    }
+
+    fn rekey(&mut self) -> Request {
+        let other = || vec![OTHER.to_owned()];
+        Request::Rekey(match self.random.below(4) {
+            0 => Rekey::Add(other()),
+            1 => Rekey::Remove(other()),
+            _ => Rekey::Rotate,
+        })
     }
 
     fn name(&mut self) -> StateName {

@@ -12,6 +12,7 @@ mod host;
 mod life;
 mod model;
 mod retained;
+mod rotated;
 
 use std::path::PathBuf;
 
@@ -36,7 +37,7 @@ fn promise_1_acknowledged_commits_survive_power_loss() {
     // So many lives can be lived in parts.
     let begin = number("STATED_SIM_FIRST").unwrap_or(0);
     // Always the same lives in a usual run: a change that fails is at fault.
-    let done: Vec<[u64; 3]> = std::thread::scope(|scope| {
+    let done: Vec<[u64; 4]> = std::thread::scope(|scope| {
         let share = |first| {
             let seeds = (begin + first..begin + lives).step_by(THREADS as usize);
             scope.spawn(move || seeds.map(live).collect::<Vec<_>>())
@@ -44,13 +45,15 @@ fn promise_1_acknowledged_commits_survive_power_loss() {
         let threads: Vec<_> = (0..THREADS).map(share).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("a life failed")).collect()
     });
-    let [acknowledged, gone_bytes, aged_bytes] =
-        done.iter().fold([0; 3], |sum: [u64; 3], of| std::array::from_fn(|at| sum[at] + of[at]));
+    let [acknowledged, gone_bytes, aged_bytes, resealed] =
+        done.iter().fold([0; 4], |sum: [u64; 4], of| std::array::from_fn(|at| sum[at] + of[at]));
     eprintln!("{lives} lives of {CUTS_PER_LIFE} power cuts from seed {begin} on, {acknowledged} acknowledgements");
     eprintln!("{gone_bytes} bytes of pruned contents left the log, and {aged_bytes} of old observations");
+    eprintln!("{resealed} rotations went through");
     assert!(acknowledged > lives * CUTS_PER_LIFE, "the load was no load");
     assert!(gone_bytes > lives * 1000, "little was written anew");
     assert!(aged_bytes > lives * 1000, "little was summed up");
+    assert!(resealed > lives / 4, "few rotations went through");
 }
 
 /// The syncs of the state directory, each with the files or directories that it is of.
@@ -89,9 +92,9 @@ fn a_sync_that_is_not_done_is_found_out() {
 }
 
 /// Acknowledgements, bytes of contents that are gone from the log, and of observations.
-fn live(seed: u64) -> [u64; 3] {
+fn live(seed: u64) -> [u64; 4] {
     let mut life = Witness { seed, life: Life::new(seed) };
-    [life.life.live(CUTS_PER_LIFE), life.life.gone_bytes, life.life.aged_bytes]
+    [life.life.live(CUTS_PER_LIFE), life.life.gone_bytes, life.life.aged_bytes, life.life.resealed]
 }
 
 /// Says how to repeat a life that failed, and keeps its disk.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use stated_shared::{
-    Change, Content, Digest, Expect, Failure, FailureKind, Fence, LockId, PrunePage, Reply, Request, StateName, Version,
+    Change, Content, Digest, Expect, Failure, FailureKind, Fence, Generation, LockId, PrunePage, Reply, Request,
+    StateName, Version,
 };
 
 use super::host::Daemon;
@@ -62,6 +63,8 @@ pub struct Model {
     leases: BTreeMap<LockId, (Fence, BTreeSet<StateName>)>,
     fences: BTreeSet<Fence>,
     epoch: u64,
+    /// The newest keyring that was answered with.
+    generation: Generation,
     pub acknowledged: u64,
     /// Refusals because of the disk.
     pub refusals: u64,
@@ -151,6 +154,7 @@ impl Model {
                 asked.got = Got::Ended;
             }
             (Request::Prune(_), Reply::Pruned(page)) => self.pruned(page),
+            (Request::Rekey(_), Reply::Rekeyed(generation)) => self.generation = self.generation.max(generation),
             (_, reply) => panic!("{reply:?} to {asked:?}"),
         }
     }
@@ -182,6 +186,8 @@ impl Model {
         assert!(epoch > self.epoch, "epoch {epoch} after {}", self.epoch);
         self.epoch = epoch;
         let machine = daemon.engine.machine();
+        let (generation, _) = machine.keyring().expect("it was founded");
+        assert!(generation >= self.generation, "keyring {generation} counts after {}", self.generation);
         self.check_states(machine, open);
         self.check_pruned(machine, open);
         self.check_leases(machine, open);

@@ -6,20 +6,24 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use age::secrecy::ExposeSecret;
 use age::x25519;
-use stated_shared::{Digest, Generation, RepositoryId, Timestamp};
+use stated_shared::limits::RECIPIENTS_MAX;
+use stated_shared::{Digest, Generation, RepositoryId, Seq, Timestamp};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::identity::Identities;
 use super::recipient::{Recipient, addressees};
 use super::seal::{SealError, Unsealed, has_header, open_age, seal_age};
-use super::{AGE_HEADER_LEN_MAX, KEYRING_FILE_LEN_MAX, RECIPIENTS_MAX, sha256};
-use crate::disk::{Access, Disk};
+use super::{AGE_HEADER_LEN_MAX, KEYRING_FILE_LEN_MAX, sha256};
+use crate::disk::{Access, Disk, Entry};
 
 const TITLE: &str = "# stated keyring";
+/// Begins what is said of former keys.
+const FORMER: &str = "# former generation: ";
 
 /// The chain key: whoever holds it can write what a start believes. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,6 +53,25 @@ pub struct Keyring {
     pub(super) recipients: Vec<Recipient>,
     pub(super) chain_key: ChainKey,
     pub(super) identity: x25519::Identity,
+    /// What came before its own keys, the newest first.
+    former: Vec<Former>,
+}
+
+/// Keys that were rotated out: records up to one were chained, and sealed at first, with them.
+#[derive(Clone)]
+pub(super) struct Former {
+    pub generation: Generation,
+    /// The last record of theirs.
+    pub last: Seq,
+    pub chain_key: ChainKey,
+    pub identity: x25519::Identity,
+}
+
+/// The directory of the keyrings.
+#[derive(Clone)]
+pub struct KeyringPlace {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
 }
 
 /// A keyring as it lies in `keys/`.
@@ -123,7 +146,35 @@ impl Keyring {
         // The text has whole seconds; so has what is written from it again.
         let created = Timestamp(created.0 / 1000 * 1000);
         let identity = x25519::Identity::generate();
-        Ok(Self { generation, repository, created, recipients, chain_key, identity })
+        Ok(Self { generation, repository, created, recipients, chain_key, identity, former: Vec::new() })
+    }
+
+    /// The same keys, of the next generation, for others to open.
+    pub fn rewrapped(&self, recipients: Vec<Recipient>, created: Timestamp) -> Result<Self, KeyringError> {
+        let chain_key = self.chain_key.clone();
+        let new = Self::new(self.generation.next(), self.repository, chain_key, recipients, created)?;
+        Ok(Self { identity: self.identity.clone(), former: self.former.clone(), ..new })
+    }
+
+    /// New keys for the same to open, for all records after this one.
+    pub fn rotated(&self, chain_key: ChainKey, last: Seq, created: Timestamp) -> Result<Self, KeyringError> {
+        let recipients = self.recipients.clone();
+        let new = Self::new(self.generation.next(), self.repository, chain_key, recipients, created)?;
+        let (generation, chain_key, identity) = (self.generation, self.chain_key.clone(), self.identity.clone());
+        let former = std::iter::once(Former { generation, last, chain_key, identity }).chain(self.former.clone());
+        Ok(Self { former: former.collect(), ..new })
+    }
+
+    /// The chain key of a record.
+    pub(super) fn chain_key(&self, seq: Seq) -> &ChainKey {
+        // The oldest keys that reach as far.
+        let former = self.former.iter().rev().find(|former| seq <= former.last);
+        former.map_or(&self.chain_key, |former| &former.chain_key)
+    }
+
+    /// What came before its own keys, the newest first.
+    pub(super) fn former(&self) -> &[Former] {
+        &self.former
     }
 
     /// Which keyring of the repository it is.
@@ -202,25 +253,101 @@ impl Keyring {
         text.push_str(&format!("# created: {created}\n# public key: {}\n", self.identity.to_public()));
         text.push_str(secret.expose_secret());
         text.push('\n');
+        for Former { generation, last, chain_key, identity } in &self.former {
+            text.push_str(&format!("{FORMER}{generation}\n# up to record: {last}\n# chain key: "));
+            text.push_str(&Zeroizing::new(Digest(*chain_key.0).to_string()));
+            text.push('\n');
+            text.push_str(identity.to_string().expose_secret());
+            text.push('\n');
+        }
         text
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
-        let field = |name: &'static str| {
-            text.lines().filter_map(move |line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "))
-        };
-        let chain_key: Digest = field("chain key").next()?.parse().ok()?;
-        let created = humantime::parse_rfc3339(field("created").next()?).ok()?.duration_since(UNIX_EPOCH).ok()?;
+        let mut parts = text.split(FORMER);
+        let own = parts.next()?;
+        let created = humantime::parse_rfc3339(field(own, "created").next()?).ok()?.duration_since(UNIX_EPOCH).ok()?;
         let keyring = Self {
-            generation: field("generation").next()?.parse().ok()?,
-            repository: field("repository").next()?.parse().ok()?,
+            generation: field(own, "generation").next()?.parse().ok()?,
+            repository: field(own, "repository").next()?.parse().ok()?,
             created: Timestamp(created.as_secs() * 1000),
-            recipients: field("sealed to").map(|text| text.parse().ok()).collect::<Option<_>>()?,
-            chain_key: ChainKey(Zeroizing::new(chain_key.0)),
-            identity: text.lines().find(|line| !line.starts_with('#'))?.parse().ok()?,
+            recipients: field(own, "sealed to").map(|text| text.parse().ok()).collect::<Option<_>>()?,
+            chain_key: chain_key(own)?,
+            identity: identity(own)?,
+            former: parts.map(Former::parse).collect::<Option<_>>()?,
         };
         (keyring.text().as_str() == text).then_some(keyring)
+    }
+}
+
+impl Former {
+    fn parse(part: &str) -> Option<Self> {
+        Some(Self {
+            generation: part.lines().next()?.parse().ok()?,
+            last: Seq(field(part, "up to record").next()?.parse().ok()?),
+            chain_key: chain_key(part)?,
+            identity: identity(part)?,
+        })
+    }
+}
+
+fn field<'a>(text: &'a str, name: &'static str) -> impl Iterator<Item = &'a str> {
+    text.lines().filter_map(move |line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "))
+}
+
+fn chain_key(text: &str) -> Option<ChainKey> {
+    let key: Digest = field(text, "chain key").next()?.parse().ok()?;
+    Some(ChainKey(Zeroizing::new(key.0)))
+}
+
+fn identity(text: &str) -> Option<x25519::Identity> {
+    text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-"))?.parse().ok()
+}
+
+impl KeyringPlace {
+    /// Of this state directory.
+    pub fn new(disk: Arc<dyn Disk>, state_dir: &Path) -> Self {
+        Self { disk, dir: state_dir.join("keys") }
+    }
+
+    /// The generations of which there is a keyring, the newest first.
+    pub fn generations(&self) -> Result<Vec<Generation>, KeyringError> {
+        let failed = |source| KeyringError::Io { path: self.dir.clone(), source };
+        let generation = |entry: Entry| entry.name.to_str()?.strip_suffix(".age")?.parse().ok();
+        let entries = match self.disk.list(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            entries => entries.map_err(failed)?,
+        };
+        let mut generations: Vec<Generation> = entries.into_iter().filter_map(generation).collect();
+        generations.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(generations)
+    }
+
+    /// See [`Keyring::load`].
+    pub fn load(&self, generation: Generation, with: &Identities) -> Result<(Keyring, Digest), KeyringError> {
+        Keyring::load(&*self.disk, &self.dir, generation, with)
+    }
+
+    /// See [`SealedKeyring::write`].
+    pub fn write(&self, sealed: &SealedKeyring, generation: Generation) -> Result<(), KeyringError> {
+        sealed.write(&*self.disk, &self.dir, generation)
+    }
+
+    /// Removes keyrings that do not count: of former generations, whoever opens one reads what is sealed to its keys; one of
+    /// the next never came to count.
+    pub fn keep_only(&self, generation: Generation) -> Result<(), KeyringError> {
+        let others: Vec<_> = self.generations()?.into_iter().filter(|other| *other != generation).collect();
+        for other in &others {
+            let path = Keyring::path(&self.dir, *other);
+            self.disk.remove(&path).map_err(|source| KeyringError::Io { path, source })?;
+        }
+        match others.is_empty() {
+            true => Ok(()),
+            false => {
+                self.disk.sync_dir(&self.dir).map_err(|source| KeyringError::Io { path: self.dir.clone(), source })
+            }
+        }
     }
 }
 

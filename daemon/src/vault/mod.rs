@@ -16,7 +16,7 @@ pub use chain::{same, sha256};
 pub use identity::{CreateIdentityError, Identities, IdentityError, Passphrase, create_identity};
 #[cfg(fuzzing)]
 pub use keyring::fuzz_keyring;
-pub use keyring::{ChainKey, Keyring, KeyringError, SealedKeyring};
+pub use keyring::{ChainKey, Keyring, KeyringError, KeyringPlace, SealedKeyring};
 pub use recipient::{Recipient, RecipientError};
 pub use seal::{SealError, Unsealed, Vault};
 
@@ -28,5 +28,3 @@ pub const IDENTITY_LEN_MAX: u64 = 64 << 10;
 pub const PASSPHRASE_LEN_MAX: u64 = 4 << 10;
 /// Longest keyring file that is read, in bytes.
 pub const KEYRING_FILE_LEN_MAX: u64 = 1 << 20;
-/// Recipients that one keyring may be sealed to; all their stanzas must fit [`AGE_HEADER_LEN_MAX`].
-pub const RECIPIENTS_MAX: usize = 100;

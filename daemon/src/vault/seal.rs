@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::iter;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use age::stream::StreamWriter;
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, x25519};
@@ -51,17 +51,25 @@ pub enum Unsealed {
 
 /// The open keyring: seals, opens and chains. Shared by an `Arc`; `Debug` shows the public half.
 pub struct Vault {
-    keyring: Keyring,
-    keyring_digest: Digest,
-    recipient: x25519::Recipient,
+    keys: RwLock<Arc<Keys>>,
     /// Made ahead of their use: key agreement and header need no plaintext, and cost ten times what a small one does.
     ready: Mutex<Vec<Sealing>>,
     /// Room that was used before: memory that is new to the process costs more than what is done in it.
     spare: Mutex<Vec<u8>>,
 }
 
+/// The keyring in use.
+struct Keys {
+    keyring: Keyring,
+    /// The SHA-256 of its file.
+    digest: Digest,
+    recipient: x25519::Recipient,
+}
+
 /// An age file that has its header, and waits for its content.
 struct Sealing {
+    /// Those that it is sealed to.
+    keys: Arc<Keys>,
     stream: StreamWriter<Sink>,
     sink: Sink,
 }
@@ -73,8 +81,40 @@ struct Sink(Arc<Mutex<Vec<u8>>>);
 impl Vault {
     /// Puts a loaded keyring to use; `keyring_digest` is the SHA-256 of its file.
     pub fn new(keyring: Keyring, keyring_digest: Digest) -> Self {
-        let recipient = keyring.identity.to_public();
-        Self { keyring, keyring_digest, recipient, ready: Mutex::default(), spare: Mutex::default() }
+        let keys = RwLock::new(Arc::new(Keys::new(keyring, keyring_digest)));
+        Self { keys, ready: Mutex::default(), spare: Mutex::default() }
+    }
+
+    /// Puts another keyring of the same repository to use: what is sealed from now on is sealed to that one.
+    pub fn exchange(&self, keyring: Keyring, keyring_digest: Digest) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Keys::new(keyring, keyring_digest));
+        self.ready().clear();
+    }
+
+    fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The keyring in use, to make its successor of.
+    pub fn keyring(&self) -> Keyring {
+        self.keys().keyring.clone()
+    }
+
+    /// The last record that former keys were in use for; `None` where they were never rotated.
+    pub fn former_last(&self) -> Option<Seq> {
+        self.keys().keyring.former().first().map(|former| former.last)
+    }
+
+    /// Whether the keys in use took the place of those of this generation.
+    pub fn is_rotated_from(&self, generation: Generation) -> bool {
+        self.keys().keyring.former().first().is_some_and(|former| former.generation == generation)
+    }
+
+    /// Whether an age file is sealed to the keys in use, and not to former ones; no byte of its content is looked at.
+    pub fn is_present(&self, sealed: &[u8]) -> bool {
+        let keys = self.keys();
+        let opened = has_header(sealed).then(|| Decryptor::new_buffered(sealed).ok()).flatten();
+        opened.is_some_and(|opened| opened.decrypt(iter::once(&keys.keyring.identity as &dyn age::Identity)).is_ok())
     }
 
     /// Seals to the repository: a complete, standard age file.
@@ -86,6 +126,8 @@ impl Vault {
     pub fn seal_pieces(&self, pieces: &[&[u8]]) -> Result<Vec<u8>, SealError> {
         // Whoever prepares may be kept from its core while it holds the lock: then waiting takes longer than doing.
         let ready = self.ready.try_lock().ok().and_then(|mut ready| ready.pop());
+        // One that was prepared while the keys were exchanged is of no use.
+        let ready = ready.filter(|sealing| Arc::ptr_eq(&sealing.keys, &self.keys()));
         let sealing = ready.map_or_else(|| self.begin(), Ok)?;
         if sealed_len_usual(pieces.iter().map(|piece| piece.len()).sum()) > READY_LEN
             && let Ok(mut spare) = self.spare.try_lock()
@@ -125,7 +167,9 @@ impl Vault {
     }
 
     fn begin(&self) -> Result<Sealing, SealError> {
-        begin(iter::once(&self.recipient as &dyn age::Recipient), READY_LEN)
+        let keys = self.keys();
+        let (stream, sink) = begin(iter::once(&keys.recipient as &dyn age::Recipient), READY_LEN)?;
+        Ok(Sealing { keys, stream, sink })
     }
 
     fn ready(&self) -> MutexGuard<'_, Vec<Sealing>> {
@@ -136,25 +180,36 @@ impl Vault {
     ///
     /// A plaintext longer than `len_max` is refused before it is held.
     pub fn open(&self, sealed: &[u8], len_max: usize) -> Result<Zeroizing<Vec<u8>>, Unsealed> {
-        open_age(iter::once(&self.keyring.identity as &dyn age::Identity), sealed, len_max)
+        let keys = self.keys();
+        let present = iter::once(&keys.keyring.identity);
+        let all = present.chain(keys.keyring.former().iter().map(|former| &former.identity));
+        open_age(all.map(|identity| identity as &dyn age::Identity), sealed, len_max)
     }
 
     /// The chain's MAC of a record: keyed, over the MAC before it, its number, and its metadata, given in pieces.
     #[must_use]
     pub fn chain(&self, prev: Digest, seq: Seq, metadata: &[&[u8]]) -> Digest {
-        chain::link(&self.keyring.chain_key.0, prev, seq, metadata)
+        chain::link(&self.keys().keyring.chain_key(seq).0, prev, seq, metadata)
     }
 
     /// As [`Vault::chain`], of a record of which metadata only the SHA-256 is left.
     #[must_use]
     pub fn chain_over(&self, prev: Digest, seq: Seq, metadata: &Digest) -> Digest {
-        chain::link_over(&self.keyring.chain_key.0, prev, seq, metadata)
+        chain::link_over(&self.keys().keyring.chain_key(seq).0, prev, seq, metadata)
     }
 
     /// A key of its own for one use, derived from the chain key.
     #[must_use]
     pub fn derive_key(&self, label: &str) -> Zeroizing<[u8; 32]> {
-        chain::derive(&self.keyring.chain_key.0, label)
+        chain::derive(&self.keys().keyring.chain_key.0, label)
+    }
+
+    /// As [`Vault::derive_key`], and what former chain keys gave for the same use, the newest first.
+    #[must_use]
+    pub fn derive_keys(&self, label: &str) -> Vec<Zeroizing<[u8; 32]>> {
+        let keys = self.keys();
+        let former = keys.keyring.former().iter().map(|former| &former.chain_key);
+        iter::once(&keys.keyring.chain_key).chain(former).map(|key| chain::derive(&key.0, label)).collect()
     }
 
     /// The HMAC of these bytes under a key of its own for one use: whoever has it was able to write history.
@@ -165,28 +220,36 @@ impl Vault {
 
     /// Which keyring it is.
     pub fn generation(&self) -> Generation {
-        self.keyring.generation
+        self.keys().keyring.generation
     }
 
     /// The repository that the keyring belongs to.
     pub fn repository(&self) -> RepositoryId {
-        self.keyring.repository
+        self.keys().keyring.repository
     }
 
     /// The SHA-256 of the keyring's file.
     pub fn keyring_digest(&self) -> Digest {
-        self.keyring_digest
+        self.keys().digest
     }
 
     /// Whose keys open the keyring.
-    pub fn recipients(&self) -> &[Recipient] {
-        &self.keyring.recipients
+    pub fn recipients(&self) -> Vec<Recipient> {
+        self.keys().keyring.recipients.clone()
+    }
+}
+
+impl Keys {
+    fn new(keyring: Keyring, digest: Digest) -> Self {
+        let recipient = keyring.identity.to_public();
+        Self { keyring, digest, recipient }
     }
 }
 
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vault").field("keyring", &self.keyring).field("digest", &self.keyring_digest).finish()
+        let keys = self.keys();
+        f.debug_struct("Vault").field("keyring", &keys.keyring).field("digest", &keys.digest).finish()
     }
 }
 
@@ -195,23 +258,29 @@ pub(super) fn seal_age<'a>(
     recipients: impl Iterator<Item = &'a dyn age::Recipient>,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    let sealing = begin(recipients, sealed_len_usual(plaintext.len()))?;
-    seal_with(sealing, &[plaintext]).map_err(SealError::Stream)
+    let (stream, sink) = begin(recipients, sealed_len_usual(plaintext.len()))?;
+    write_to(stream, &sink, &[plaintext]).map_err(SealError::Stream)
 }
 
 fn sealed_len_usual(plaintext_len: usize) -> usize {
     AGE_HEADER_LEN_USUAL + plaintext_len + (plaintext_len / AGE_CHUNK_LEN + 1) * AGE_TAG_LEN
 }
 
-fn begin<'a>(recipients: impl Iterator<Item = &'a dyn age::Recipient>, len: usize) -> Result<Sealing, SealError> {
+fn begin<'a>(
+    recipients: impl Iterator<Item = &'a dyn age::Recipient>,
+    len: usize,
+) -> Result<(StreamWriter<Sink>, Sink), SealError> {
     let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
     let sink = Sink(Arc::new(Mutex::new(Vec::with_capacity(len))));
     let stream = encryptor.wrap_output(sink.clone()).map_err(SealError::Stream)?;
-    Ok(Sealing { stream, sink })
+    Ok((stream, sink))
 }
 
 fn seal_with(sealing: Sealing, pieces: &[&[u8]]) -> io::Result<Vec<u8>> {
-    let Sealing { mut stream, sink } = sealing;
+    write_to(sealing.stream, &sealing.sink, pieces)
+}
+
+fn write_to(mut stream: StreamWriter<Sink>, sink: &Sink, pieces: &[&[u8]]) -> io::Result<Vec<u8>> {
     sink.lock().reserve(sealed_len_usual(pieces.iter().map(|piece| piece.len()).sum()));
     for piece in pieces {
         stream.write_all(piece)?;

@@ -1,6 +1,7 @@
 //! Whose keys open a state directory, and where the keys and their passphrases come from.
 
 mod refused;
+mod rekeyed;
 mod users;
 
 use std::fs;

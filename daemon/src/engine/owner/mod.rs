@@ -2,6 +2,7 @@
 
 mod batch;
 mod prune;
+mod rekey;
 mod sessions;
 mod settle;
 
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 
 use self::batch::{Batch, Told};
 pub(super) use self::prune::OwnPrune;
+pub(super) use self::rekey::{Change as KeyChange, Rekeying};
 use self::sessions::Connected;
 pub(super) use self::settle::Wake;
 use crate::engine::budget::{ContentBudget, ContentPermit};
@@ -27,10 +29,11 @@ use crate::engine::reclaim::Reclaim;
 use crate::engine::record;
 use crate::engine::seat::Commands;
 use crate::engine::service::{ConnectionId, Opened};
+use crate::engine::start::Keyrings;
 use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
-use crate::machine::event::{Actor, Closed, Event, Summarized, What};
+use crate::machine::event::{Actor, Closed, Event, What};
 use crate::machine::{Access, Ask, Context, Machine, Motion, Step, Time, Verdict};
 use crate::vault::{SealError, Vault};
 
@@ -94,8 +97,10 @@ pub(super) enum Command {
     /// Somebody wants to read the audit log up to now.
     Flush(oneshot::Sender<()>),
     PruneItself(Box<OwnPrune>),
-    /// Old reads and locks are summed up; what is called once it is durable, or has no room.
-    SummarizeItself(Box<Summarized>, Box<dyn FnOnce(bool) + Send>),
+    /// Another keyring is wanted.
+    Rekey(Box<Rekeying>),
+    /// An event in the daemon's own name; what is called once it is durable, or has no room.
+    TellItself(Box<What>, Box<dyn FnOnce(bool) + Send>),
     /// The part of the log that records are added to shall be closed; what is called once it is, or cannot be.
     BeginPart(Box<dyn FnOnce() + Send>),
     /// Something that no machine decides, for the audit log.
@@ -125,7 +130,7 @@ impl Command {
                 Ask::Unlock { .. } | Ask::Bind { .. } => false,
                 Ask::Commit(_) | Ask::Renew { .. } | Ask::Break { .. } | Ask::Tag(_) | Ask::Prune(_) => true,
             },
-            Self::Flush(_) => true,
+            Self::Flush(_) | Self::Rekey(_) => true,
             _ => false,
         }
     }
@@ -176,6 +181,7 @@ pub(super) struct Parts {
     pub follower: Follower,
     pub preparation: Preparation,
     pub reclaim: Reclaim,
+    pub keyrings: Keyrings,
     /// What `status` tells as long as the daemon runs.
     pub notes: Vec<String>,
 }
@@ -329,7 +335,8 @@ impl Owner {
                 }));
             }
             Command::PruneItself(own) => self.prune_itself(*own)?,
-            Command::SummarizeItself(summarized, done) => self.summarize_itself(*summarized, done)?,
+            Command::Rekey(rekeying) => self.rekey(*rekeying)?,
+            Command::TellItself(what, done) => self.tell_itself(*what, done)?,
             Command::BeginPart(done) => self.begins_part = Some(done),
             Command::Noted(deeds) => {
                 for deed in deeds {

@@ -10,7 +10,7 @@ use super::batch::{Prepared, Told};
 use super::{Halt, Owner, no_room};
 use crate::engine::commit::StagedBytes;
 use crate::journal::{AppendError, Fate};
-use crate::machine::event::{Event, Summarized, What};
+use crate::machine::event::{Event, What};
 use crate::machine::{Access, Ask, Context, Decision, Itself, PruneAsk, Step, Verdict};
 
 /// A prune in the daemon's own name.
@@ -49,14 +49,9 @@ impl Owner {
         Ok(())
     }
 
-    /// Sums up what is old. On a full disk it waits.
-    pub(super) fn summarize_itself(
-        &mut self,
-        summarized: Summarized,
-        done: Box<dyn FnOnce(bool) + Send>,
-    ) -> Result<(), Halt> {
-        let (at, actor) = (self.time.wall, self.parts.daemon.clone());
-        let event = Event { at, actor, what: What::Summarized(summarized) };
+    /// Tells what it did by itself. On a full disk it does not.
+    pub(super) fn tell_itself(&mut self, what: What, done: Box<dyn FnOnce(bool) + Send>) -> Result<(), Halt> {
+        let event = Event { at: self.time.wall, actor: self.parts.daemon.clone(), what };
         let prepared = self.prepare(vec![Step::Record(Box::new(event))], BTreeMap::new());
         let is_done = match self.make_room(&prepared) {
             Ok(()) => {

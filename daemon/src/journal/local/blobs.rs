@@ -12,6 +12,9 @@ use crate::disk::{Access, Disk, Kind};
 /// The directory of the blobs, within the state directory.
 pub(super) const BLOB_DIR: &str = "blob";
 
+/// A blob that is to take another one's place, while it is being written.
+const NEXT_BLOB: &str = "next.tmp";
+
 /// The blobs of one state directory.
 pub(super) struct LocalBlobs {
     disk: Arc<dyn Disk>,
@@ -61,6 +64,25 @@ impl Blobs for LocalBlobs {
         sync_dir(&*self.disk, shard)
     }
 
+    fn replace(&self, id: BlobId, sealed: &[u8]) -> Result<(), AppendError> {
+        if !self.writable {
+            return Err(AppendError::ReadOnly);
+        }
+        let next = self.dir.join(BLOB_DIR).join(NEXT_BLOB);
+        let written = self.disk.open(&next, Access::Replace).and_then(|file| {
+            file.write_at(sealed, 0)?;
+            file.sync_data()
+        });
+        if let Err(source) = written {
+            // Its room is wanted back; where that fails the next opening does it.
+            let _ = self.disk.remove(&next);
+            return Err(refused(&next, source));
+        }
+        let path = self.path(id);
+        self.disk.rename(&next, &path).map_err(|source| refused(&path, source))?;
+        sync_dir(&*self.disk, path.parent().expect("a blob lies in a directory"))
+    }
+
     fn read(&self, id: BlobId) -> Result<Vec<u8>, ReadError> {
         let path = self.path(id);
         self.disk.read(&path, u64::MAX).map_err(|source| match source.kind() {
@@ -92,6 +114,14 @@ impl Blobs for LocalBlobs {
     }
 }
 
+/// Removes what a crash left of a blob that was to take another one's place.
+pub(super) fn remove_next(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    match disk.remove(&dir.join(BLOB_DIR).join(NEXT_BLOB)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Adds what lies under `blob/` and is no blob.
 pub(super) fn strays(disk: &dyn Disk, dir: &Path, found: &mut Vec<(String, u64, String)>) -> io::Result<()> {
     walk(disk, dir, &mut |place, id| {
@@ -106,6 +136,9 @@ pub(super) fn walk(disk: &dyn Disk, dir: &Path, see: &mut dyn FnMut(String, Opti
     let blob_dir = dir.join(BLOB_DIR);
     for shard in disk.list(&blob_dir)? {
         let shard_name = shard.name.to_string_lossy().into_owned();
+        if shard_name == NEXT_BLOB {
+            continue;
+        }
         if !(shard.kind == Kind::Dir && is_shard(&shard_name)) {
             see(format!("{BLOB_DIR}/{shard_name}"), None);
             continue;

@@ -10,7 +10,7 @@ use super::super::limits::{FILL_LEN, SEGMENT_LEN_MAX};
 use super::super::{Ended, Mark, OpenError, OpenMode, Record, RecordKind, Visitor};
 use super::LocalJournal;
 use super::append::Writer;
-use super::blobs::LocalBlobs;
+use super::blobs::{self, LocalBlobs};
 use super::format;
 use super::header::Header;
 use super::index::{Earlier, Indexed, header_at, offset};
@@ -87,6 +87,8 @@ pub(super) fn open(
         OpenMode::Repair => {
             // A first start may have died after it named FORMAT, and before that was durable.
             disk.sync_dir(dir).map_err(|source| OpenError::Io { path: dir.to_path_buf(), source })?;
+            blobs::remove_next(&**disk, dir)
+                .map_err(|source| OpenError::Io { path: dir.join(blobs::BLOB_DIR), source })?;
             Some(repair(&**disk, &log_dir, &last)?)
         }
         OpenMode::ReadOnly => None,
@@ -95,14 +97,14 @@ pub(super) fn open(
     indexed.push(last.indexed);
     let reader = Arc::new(LocalReader::new(Arc::clone(disk), dir, repository, indexed, torn_left));
     let writer = segment.map(|segment| Writer::new(Arc::clone(disk), log_dir, segment, Arc::clone(&reader)));
-    let blobs = Arc::new(LocalBlobs::new(Arc::clone(disk), dir, writer.is_some()));
+    let local_blobs = Arc::new(LocalBlobs::new(Arc::clone(disk), dir, writer.is_some()));
     let parts = LocalParts {
         disk: Arc::clone(disk),
         log_dir: dir.join(LOG_DIR),
         reader: Arc::clone(&reader),
         writable: writer.is_some(),
     };
-    Ok(LocalJournal { writer, reader, blobs, parts: Arc::new(parts), ended, _log_dir: lock })
+    Ok(LocalJournal { writer, reader, blobs: local_blobs, parts: Arc::new(parts), ended, _log_dir: lock })
 }
 
 /// The record after the last one of this file.

@@ -60,6 +60,11 @@ impl LocalSnapshots {
         Ok(bytes)
     }
 
+    /// Removes one. Not synced: whoever finds it again after a crash does so again.
+    pub fn remove(&self, seq: Seq) -> io::Result<()> {
+        self.disk.remove(&self.dir.join(relative(seq)))
+    }
+
     /// Makes one durable, then removes all but it and `keep`.
     ///
     /// `Err` leaves the ones there are: a cache is not worth a request.
