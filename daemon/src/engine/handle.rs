@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use stated_shared::limits::{PAGE_LEN_MAX, PAGE_ROWS_MAX};
 use stated_shared::wire::{Pinned, Welcome};
 use stated_shared::{
-    AuditFilter, ChangePage, Failure, FailureKind, Keys, Lock, LockId, LockInfo, LockPage, Part, Rekey, Reply, Request,
-    Selector, Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
+    AuditFilter, ChangePage, Failure, FailureKind, Lock, LockId, LockInfo, LockPage, Part, Reply, Request, Selector,
+    Seq, SessionId, StateName, StatusInfo, Timestamp, Version, VersionInfo, VersionPage,
 };
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +20,7 @@ use super::delta::{self, Bases, Chain, Link};
 use super::newest::NewestContent;
 use super::observed::Deed;
 use super::outbox::Outbox;
-use super::owner::{Command, KeyChange, Query, Reading, Rekeying, Submission, View};
+use super::owner::{Command, Query, Reading, Submission, View};
 use super::reseal::Progress;
 use super::seat::Queue;
 use super::service::{ConnectionId, Denied, FetchedContent, Opened, Service, Submission as Asking};
@@ -240,23 +240,6 @@ impl Engine {
         .await
     }
 
-    async fn keys(&self, of: Asked) -> Result<(), Failure> {
-        let shared = Arc::clone(&self.shared);
-        self.read(of, move |machine, _| {
-            let recipient = |recipient: Recipient| stated_shared::Recipient {
-                key: recipient.to_string(),
-                fingerprint: recipient.fingerprint(),
-                is_own: shared.own_recipients.contains(&recipient),
-            };
-            Ok(Reply::Keys(Keys {
-                generation: shared.store.vault.generation(),
-                recipients: shared.store.vault.recipients().into_iter().map(recipient).collect(),
-                resealing: machine.resealing().map(|_| shared.resealing.get()),
-            }))
-        })
-        .await
-    }
-
     async fn answer(&self, submission: Asking) -> Result<(), Failure> {
         let Asking { session, connection, number, request, process, room, access } = submission;
         let of = Asked { session, connection, number };
@@ -298,8 +281,7 @@ impl Engine {
             Request::Prune(prune) => return self.prune(of, access, prune).await,
             Request::Keys => return self.keys(of).await,
             Request::Rekey(rekey) => {
-                let change = key_change(rekey)?;
-                return self.send(Command::Rekey(Box::new(Rekeying { session, connection, number, change }))).await;
+                return self.rekey(of, rekey).await;
             }
             Request::Verify { read_data } => {
                 let answer = self.verify(read_data).await;
@@ -603,22 +585,4 @@ fn pruned(info: &VersionInfo, by: &EventActor) -> Failure {
 
 pub(super) fn stopping() -> Failure {
     Failure::new(FailureKind::Unavailable, "the daemon is stopping").hint("try again: statectl starts it anew")
-}
-
-/// What is asked of the keyring, with the public keys read.
-fn key_change(rekey: Rekey) -> Result<KeyChange, Failure> {
-    let parsed = |texts: Vec<String>| -> Result<Vec<Recipient>, Failure> {
-        let parse = |text: String| {
-            text.trim().parse::<Recipient>().map_err(|error| {
-                Failure::new(FailureKind::Usage, format!("recipient {text:?}: {error}"))
-                    .hint("a recipient is a public key: what age-keygen -y prints, or the line in id_ed25519.pub")
-            })
-        };
-        texts.into_iter().map(parse).collect()
-    };
-    Ok(match rekey {
-        Rekey::Add(texts) => KeyChange::Add(parsed(texts)?),
-        Rekey::Remove(texts) => KeyChange::Remove(parsed(texts)?),
-        Rekey::Rotate => KeyChange::Rotate,
-    })
 }

@@ -15,6 +15,7 @@ mod delta;
 mod follower;
 mod grants;
 mod handle;
+mod keys;
 mod missing;
 mod newest;
 mod observed;

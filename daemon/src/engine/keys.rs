@@ -1,0 +1,52 @@
+//! Questions about the keyring, and requests for another one.
+
+use std::sync::Arc;
+
+use stated_shared::{Failure, FailureKind, Keys, Rekey, Reply};
+
+use super::handle::{Asked, Engine};
+use super::owner::{Command, KeyChange, Rekeying};
+use crate::vault::Recipient;
+
+impl Engine {
+    pub(super) async fn keys(&self, of: Asked) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        self.read(of, move |machine, _| {
+            let recipient = |recipient: Recipient| stated_shared::Recipient {
+                key: recipient.to_string(),
+                fingerprint: recipient.fingerprint(),
+                is_own: shared.own_recipients.contains(&recipient),
+            };
+            Ok(Reply::Keys(Keys {
+                generation: shared.store.vault.generation(),
+                recipients: shared.store.vault.recipients().into_iter().map(recipient).collect(),
+                resealing: machine.resealing().map(|_| shared.resealing.get()),
+            }))
+        })
+        .await
+    }
+
+    pub(super) async fn rekey(&self, of: Asked, rekey: Rekey) -> Result<(), Failure> {
+        let Asked { session, connection, number } = of;
+        let change = change(rekey)?;
+        self.send(Command::Rekey(Box::new(Rekeying { session, connection, number, change }))).await
+    }
+}
+
+/// What is asked of the keyring, with the public keys read.
+fn change(rekey: Rekey) -> Result<KeyChange, Failure> {
+    let parsed = |texts: Vec<String>| -> Result<Vec<Recipient>, Failure> {
+        let parse = |text: String| {
+            text.trim().parse::<Recipient>().map_err(|error| {
+                Failure::new(FailureKind::Usage, format!("recipient {text:?}: {error}"))
+                    .hint("a recipient is a public key: what age-keygen -y prints, or the line in id_ed25519.pub")
+            })
+        };
+        texts.into_iter().map(parse).collect()
+    };
+    Ok(match rekey {
+        Rekey::Add(texts) => KeyChange::Add(parsed(texts)?),
+        Rekey::Remove(texts) => KeyChange::Remove(parsed(texts)?),
+        Rekey::Rotate => KeyChange::Rotate,
+    })
+}
