@@ -296,7 +296,11 @@ fn audit_follows_its_pages() {
         Request::Audit { filter, after } => {
             assert_eq!((filter.uid, filter.glob.as_deref()), (Some(0), Some("a")));
             let next = if after.is_none() { Some((Seq(1), 0)) } else { None };
-            Ok(Reply::Audit(AuditPage { entries: vec![entry(after.map_or(1, |(seq, _)| seq.0 + 1))], next }))
+            Ok(Reply::Audit(AuditPage {
+                entries: vec![entry(after.map_or(1, |(seq, _)| seq.0 + 1))],
+                next,
+                upto: Seq(9),
+            }))
         }
         other => panic!("{other:?}"),
     });

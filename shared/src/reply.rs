@@ -286,6 +286,8 @@ pub struct AuditPage {
     pub entries: Vec<AuditEntry>,
     /// Where to go on; absent at the watermark.
     pub next: Option<(Seq, u32)>,
+    /// The last record that was looked through: who follows the log goes on after it.
+    pub upto: Seq,
 }
 
 /// A change of states, as a watcher hears of it.

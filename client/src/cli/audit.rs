@@ -1,18 +1,29 @@
 //! `audit`: who did what.
 
+use std::path::PathBuf;
+use std::time::Duration;
+use std::{fs, io, thread};
+
 use clap::Args;
 use comfy_table::Color;
-use stated_shared::{AuditEntry, AuditFilter, Failure, FailureKind, Reply, Request, Timestamp};
+use stated_shared::{AuditEntry, AuditFilter, Failure, FailureKind, Reply, Request, Seq, Timestamp};
 
 use super::views::{self, AuditView};
 use super::{Context, args, failure, table, users};
+use crate::printable::printable;
+
+/// How often the log is asked for more. What is read and locked is in it a second later at most.
+const POLL: Duration = Duration::from_secs(1);
+/// After everything in a record.
+const LAST_INDEX: u32 = u32::MAX - 1;
 
 /// List who did what, oldest first
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   statectl audit --since 2h
   statectl audit --name 'example/**' --outcome denied
-  statectl audit --json --since 2026-11-01 | jq .actor.uid")]
+  statectl audit --json --since 2026-11-01 | jq .actor.uid
+  statectl audit --follow --json --cursor ~/.cache/audit >>audit.jsonl    goes on where it ended")]
 pub(super) struct Audit {
     /// Not before: a time, a date, or how long ago
     #[arg(long, value_name = "TIME|DUR", value_parser = args::moment)]
@@ -32,6 +43,12 @@ pub(super) struct Audit {
     /// Only this outcome: ok, or the kind of the refusal
     #[arg(long)]
     outcome: Option<String>,
+    /// Go on with what comes, until interrupted
+    #[arg(short, long, conflicts_with = "until")]
+    follow: bool,
+    /// Begin after what this file says was told, and keep it up to date
+    #[arg(long, value_name = "FILE")]
+    cursor: Option<PathBuf>,
 }
 
 impl Audit {
@@ -44,8 +61,9 @@ impl Audit {
             uid: self.user.as_deref().map(uid).transpose()?,
             outcome: self.outcome,
         };
+        let cursor = self.cursor.map(Cursor::open).transpose()?;
+        let mut after = cursor.as_ref().and_then(|cursor| cursor.after);
         let mut client = context.connect()?;
-        let mut after = None;
         let mut rows = Vec::new();
         loop {
             let page = match client.call(&Request::Audit { filter: filter.clone(), after })? {
@@ -55,20 +73,66 @@ impl Audit {
             for entry in &page.entries {
                 if context.output.json {
                     context.output.print_object(&AuditView::from(entry))?;
+                } else if self.follow {
+                    let cells: Vec<String> = row(entry).into_iter().filter(|cell| !cell.is_empty()).collect();
+                    context.output.print(&printable(&cells.join(" ")))?;
                 } else {
                     rows.push(row(entry));
                 }
             }
             // A page that does not go on would be asked for ever.
-            if page.next.is_none() || page.next <= after {
-                break;
+            let next = page.next.filter(|next| Some(*next) > after);
+            after = Some(next.unwrap_or((page.upto, LAST_INDEX)));
+            // Behind what it tells of: who was killed between prints that once more, and misses nothing.
+            if let (Some(cursor), Some(after)) = (&cursor, after) {
+                cursor.move_to(after)?;
             }
-            after = page.next;
+            match next {
+                Some(_) => {}
+                None if self.follow => thread::sleep(POLL),
+                None => break,
+            }
         }
         let headings = ["SEQ", "TIME", "WHO", "VERB", "NAME", "OUTCOME", "COUNT", "NOTE"];
         let refused = |column, text: &str| (column == 5 && text != "ok").then_some(Color::Red);
         table::print_marked(&context.output, &headings, &[0, 6], rows, refused)?;
         Ok(0)
+    }
+}
+
+/// A file that says how far the log was told: a record, or `RECORD:INDEX` within one.
+struct Cursor {
+    path: PathBuf,
+    after: Option<(Seq, u32)>,
+}
+
+impl Cursor {
+    fn open(path: PathBuf) -> Result<Self, Failure> {
+        let after = match fs::read_to_string(&path) {
+            Ok(text) => Some(Self::parse(text.trim_end()).ok_or_else(|| {
+                Failure::new(FailureKind::Usage, format!("{} does not say how far the log was told", path.display()))
+                    .hint("without the file everything is told from the beginning on")
+            })?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failure::local(format!("read {}", path.display()), &error)),
+        };
+        Ok(Self { path, after })
+    }
+
+    fn parse(text: &str) -> Option<(Seq, u32)> {
+        match text.split_once(':') {
+            Some((seq, index)) => Some((Seq(seq.parse().ok()?), index.parse().ok()?)),
+            None => Some((Seq(text.parse().ok()?), LAST_INDEX)),
+        }
+    }
+
+    /// Whole or not at all.
+    fn move_to(&self, (seq, index): (Seq, u32)) -> Result<(), Failure> {
+        let text = if index == LAST_INDEX { format!("{seq}\n") } else { format!("{seq}:{index}\n") };
+        let mut next = self.path.clone().into_os_string();
+        next.push(".new");
+        let written = fs::write(&next, text).and_then(|()| fs::rename(&next, &self.path));
+        written.map_err(|error| failure::local(format!("write {}", self.path.display()), &error))
     }
 }
 

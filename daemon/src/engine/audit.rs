@@ -46,14 +46,14 @@ pub(super) fn page(
                 + 512;
             entries.push(entry);
             if entries.len() == PAGE_ROWS_MAX || len > PAGE_LEN_MAX {
-                return Ok(AuditPage { entries, next: Some((seq, index as u32)) });
+                return Ok(AuditPage { entries, next: Some((seq, index as u32)), upto: seq });
             }
         }
         if n - first.0 >= PAGE_RECORDS_MAX && n < last.0 {
-            return Ok(AuditPage { entries, next: Some((seq, u32::MAX - 1)) });
+            return Ok(AuditPage { entries, next: Some((seq, u32::MAX - 1)), upto: seq });
         }
     }
-    Ok(AuditPage { entries, next: None })
+    Ok(AuditPage { entries, next: None, upto: last.max(first) })
 }
 
 /// What is summed up of the part that may not be written anew yet; until then the summary counts, and not both.

@@ -51,3 +51,32 @@ fn a_watch_does_not_hold_up_the_daemons_end() {
     host.put("a", b"2");
     assert!(watch.line().contains(" commit a@2 by "));
 }
+
+#[test]
+fn the_audit_log_is_followed_and_told_once_by_a_cursor() {
+    let host = Host::new();
+    host.put("a", b"1");
+    let mut follow = host.statectl(["audit", "--follow", "--verb", "commit", "--json"]).start();
+    let version = |entry: Value| entry["version"].as_u64().unwrap();
+    assert_eq!(version(next(&mut follow)), 1);
+    host.put("a", b"2");
+    assert_eq!(version(next(&mut follow)), 2);
+    host.stop_daemon();
+    host.put("a", b"3");
+    assert_eq!(version(next(&mut follow)), 3, "a restart of the daemon does not end it");
+    follow.signal(Signal::INT);
+    assert_eq!(follow.exit(), 130);
+
+    let cursor = host.path("w/cursor");
+    let told = || {
+        let args = ["audit", "--verb", "commit", "--json", "--cursor", cursor.to_str().unwrap()];
+        host.statectl(args).run().ok().objects().into_iter().map(version).collect::<Vec<_>>()
+    };
+    assert_eq!(told(), [1, 2, 3]);
+    assert_eq!(told(), [0; 0]);
+    host.put("a", b"4");
+    assert_eq!(told(), [4]);
+    std::fs::write(&cursor, "elsewhere\n").unwrap();
+    let args = ["audit", "--cursor", cursor.to_str().unwrap()];
+    host.statectl(args).run().code(2).says("does not say how far");
+}
