@@ -221,3 +221,48 @@ fn a_key_may_come_as_a_credential() {
     );
     assert_eq!(machine.run("statectl get a"), "1");
 }
+
+#[test]
+fn a_users_own_service_starts_with_its_first_client() {
+    let Some(root_dir) = debian() else { return };
+    let machine = Machine::boot(&root_dir);
+    // Without PAM nobody logs in on it, so what a login starts is started by hand.
+    machine.run(
+        "dpkg -i /packages/1.deb
+         useradd --create-home bob
+         install -d -m 700 -o bob /run/user/1000
+         systemd-run --quiet --unit bob -p User=bob -p Type=notify -p Delegate=yes \\
+             -p Environment=XDG_RUNTIME_DIR=/run/user/1000 /lib/systemd/systemd --user",
+    );
+    let bob = |line: &str| {
+        machine.run(&format!("cd / && runuser -u bob -- env HOME=/home/bob XDG_RUNTIME_DIR=/run/user/1000 {line}"))
+    };
+    bob("systemctl --user enable --now stated.socket");
+    let main_pid = || bob("systemctl --user show --property MainPID --value stated.service");
+    assert_eq!(main_pid(), "0");
+    assert_eq!(bob("statectl put a /dev/null"), "a@1");
+    let first = main_pid();
+    assert_ne!(first, "0");
+    bob("systemctl --user restart stated.service");
+    assert_eq!(bob("statectl put a /etc/hostname --if-version 1"), "a@2");
+    assert_ne!(main_pid(), first);
+    assert_eq!(bob("stat -c '%U %a' /run/user/1000/stated /home/bob/.local/state/stated"), "bob 700\nbob 700");
+}
+
+#[test]
+fn the_agent_of_the_examples_works_under_its_lock() {
+    let Some(root_dir) = debian() else { return };
+    let machine = Machine::installed(&root_dir);
+    machine.run(
+        "printf '#!/bin/sh\nexec sleep 100000\n' >/usr/local/bin/build-agent
+         chmod +x /usr/local/bin/build-agent
+         cp /usr/share/doc/stated/examples/build-agent.service /etc/systemd/system/
+         systemctl start build-agent
+         timeout 60 sh -c 'until statectl locks --json ci/agent | grep -q build; do :; done'",
+    );
+    let before = machine.lock("ci/agent");
+    assert_eq!(before["reason"], "build agent");
+    machine.run("systemctl restart stated.service");
+    assert_eq!(machine.lock("ci/agent")["id"], before["id"]);
+    machine.run("systemctl stop build-agent && statectl lock -w 15 ci/agent -- true");
+}
