@@ -8,6 +8,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// Keeps the pages of a value out of the swap.
+pub(super) fn lock_memory<T>(value: &T) -> io::Result<()> {
+    // SAFETY: the kernel looks at the addresses alone, and a reference's are mapped.
+    let result = unsafe { libc::mlock(std::ptr::from_ref(value).cast(), size_of::<T>()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Ends what [`lock_memory`] began.
+pub(super) fn unlock_memory<T>(value: &T) {
+    // SAFETY: as above. Pages that are not locked make no failure.
+    unsafe { libc::munlock(std::ptr::from_ref(value).cast(), size_of::<T>()) };
+}
+
 /// The peer's pid (0 where it is invisible from here), effective uid and effective gid at the time it connected.
 ///
 /// Not by rustix, whose `UCred` may not hold the pid 0, nor by interprocess, which refuses such a peer: a client in

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::keyring::Keyring;
 use super::recipient::Recipient;
 use super::{AGE_HEADER_LEN_MAX, chain};
+use crate::host::Locked;
 
 /// What an age file takes besides its plaintext's chunks: header with grease, nonce. Reserved, not a bound.
 const AGE_HEADER_LEN_USUAL: usize = 512;
@@ -51,7 +52,7 @@ pub enum Unsealed {
 
 /// The open keyring: seals, opens and chains. Shared by an `Arc`; `Debug` shows the public half.
 pub struct Vault {
-    keys: RwLock<Arc<Keys>>,
+    keys: RwLock<Arc<Locked<Keys>>>,
     /// Made ahead of their use: key agreement and header need no plaintext, and cost ten times what a small one does.
     ready: Mutex<Vec<Sealing>>,
     /// Room that was used before: memory that is new to the process costs more than what is done in it.
@@ -69,7 +70,7 @@ struct Keys {
 /// An age file that has its header, and waits for its content.
 struct Sealing {
     /// Those that it is sealed to.
-    keys: Arc<Keys>,
+    keys: Arc<Locked<Keys>>,
     stream: StreamWriter<Sink>,
     sink: Sink,
 }
@@ -81,17 +82,18 @@ struct Sink(Arc<Mutex<Vec<u8>>>);
 impl Vault {
     /// Puts a loaded keyring to use; `keyring_digest` is the SHA-256 of its file.
     pub fn new(keyring: Keyring, keyring_digest: Digest) -> Self {
-        let keys = RwLock::new(Arc::new(Keys::new(keyring, keyring_digest)));
+        let keys = RwLock::new(Arc::new(Locked::new(Keys::new(keyring, keyring_digest))));
         Self { keys, ready: Mutex::default(), spare: Mutex::default() }
     }
 
     /// Puts another keyring of the same repository to use: what is sealed from now on is sealed to that one.
     pub fn exchange(&self, keyring: Keyring, keyring_digest: Digest) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Keys::new(keyring, keyring_digest));
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Locked::new(Keys::new(keyring, keyring_digest)));
         self.ready().clear();
     }
 
-    fn keys(&self) -> Arc<Keys> {
+    fn keys(&self) -> Arc<Locked<Keys>> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
