@@ -258,6 +258,26 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_grows_beyond_its_content_takes_no_more_room_than_that() {
+        // Of some kilobytes, a gigabyte of zeros: the frame says so itself, or does not.
+        for says_so in [true, false] {
+            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+            if says_so {
+                encoder.set_pledged_src_size(Some(1 << 30)).unwrap();
+            }
+            io::copy(&mut io::repeat(0).take(1 << 30), &mut encoder).unwrap();
+            let bomb = encoder.finish().unwrap();
+            assert!(bomb.len() < 100_000, "{}", bomb.len());
+            let mut content = stage(b"little", None).unwrap().content;
+            content.payload = Payload::Inline { offset_bytes: 0, len_bytes: bomb.len() as u64 };
+            for base in [None, Some(&b"base"[..])] {
+                let refused = unstage(&content, base, &bomb).unwrap_err();
+                assert!(refused.starts_with("it does not decompress"), "{refused}");
+            }
+        }
+    }
+
+    #[test]
     fn a_content_comes_back_from_the_version_that_it_is_patched_from_and_from_no_other() {
         for len in [200, SMALL_LEN_MAX + 1, LARGE_LEN as usize + 1] {
             let base = content(1, len);
