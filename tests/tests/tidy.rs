@@ -188,7 +188,7 @@ fn a_forbidden_use_is_caught() {
         ("daemon/src/policy/x.rs", "use std::fs;"),
         ("daemon/src/engine/x.rs", "use crate::policy::Policies;"),
         ("daemon/src/boot/x.rs", "use notify::Watcher;"),
-        ("daemon/src/vault/x.rs", "use crate::host::Clock;"),
+        ("daemon/src/vault/x.rs", "use crate::journal::Journal;"),
         ("daemon/src/engine/x.rs", "use crate::session;"),
         ("daemon/src/engine/x.rs", "use age::Identity;"),
         ("daemon/src/boot.rs", "use hyper::server;"),
@@ -204,8 +204,8 @@ fn a_forbidden_use_is_caught() {
     let good = [
         ("daemon/src/machine/x.rs", "// use tokio::time;\n/* crate::engine */ const S: &str = \"crate::vault::x\";"),
         ("daemon/src/machine/x.rs", "/// [`crate::engine::Outbox`]\nuse super::event::Event;"),
-        ("daemon/src/machine/x.rs", "#[cfg(test)]\nmod tests { use proptest::prelude::*; use crate::host::Clock; }"),
-        ("daemon/src/machine/x.rs", "#[cfg(test)]\nuse crate::host::Clock;\nuse crate::machine::Grant;"),
+        ("daemon/src/machine/x.rs", "#[cfg(test)]\nmod tests { use proptest::prelude::*; use crate::journal::Journal; }"),
+        ("daemon/src/machine/x.rs", "#[cfg(test)]\nuse crate::journal::Journal;\nuse crate::machine::Grant;"),
         ("daemon/src/session/x.rs", "use crate::engine::{Outbox, Service as S};"),
         ("daemon/src/journal/local/x.rs", "use crate::disk::Disk;"),
         (
