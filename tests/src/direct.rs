@@ -24,10 +24,15 @@ pub struct Direct {
 impl Direct {
     /// Connects and shakes hands.
     pub fn connect(socket: &Path, random: &mut Random) -> io::Result<Self> {
-        let mut stream = connect(socket)?;
         let mut session = [0; 16];
         session.copy_from_slice(&random.bytes(16));
-        let hello = ClientHello { session: SessionId(session), exe: None, features: Vec::new(), pin: None };
+        Self::resume(socket, SessionId(session))
+    }
+
+    /// As [`Direct::connect`], in a session of before; its numbers begin anew, so the first request is a retry.
+    pub fn resume(socket: &Path, session: SessionId) -> io::Result<Self> {
+        let mut stream = connect(socket)?;
+        let hello = ClientHello { session, exe: None, features: Vec::new(), pin: None };
         stream.write_all(&Preamble::OURS.encode())?;
         stream.write_all(&encode(&hello).map_err(io::Error::other)?)?;
         let mut preamble = [0; Preamble::LEN];

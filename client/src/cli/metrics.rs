@@ -28,6 +28,13 @@ pub(super) fn exposition(info: &StatusInfo) -> String {
     metric("locks_held", "gauge", "Grants of locks, leases among them.", &info.grants.to_string());
     metric("locks_waiting", "gauge", "Requests that wait for a lock.", &info.waiters.to_string());
     metric("sessions", "gauge", "Sessions that are connected, this one among them.", &info.sessions.to_string());
+    let broken = u8::from(info.policy.error.is_some());
+    metric(
+        "policy_broken",
+        "gauge",
+        "Whether the policy's file is broken, so that older rules are in force.",
+        &broken.to_string(),
+    );
     let help = "Things that an administrator should know; statectl status names them.";
     metric("notes", "gauge", help, &info.notes.len().to_string());
     text

@@ -16,7 +16,7 @@ use crate::policy::{Directory, FILE_LEN_MAX, Mode, Policies, Policy, PolicyError
 /// After a hint: an editor may write a file in several steps.
 const SETTLE: Duration = Duration::from_millis(50);
 /// The file is looked at this often even where nothing was heard: not every file system tells.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_secs(300);
 /// As [`LOOK_EVERY`], where its directory cannot be watched.
 const LOOK_UNWATCHED_EVERY: Duration = Duration::from_millis(500);
 

@@ -1,5 +1,6 @@
 //! Hears that something in a directory may have changed.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +15,15 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub struct DirectoryWatch {
     watcher: Option<RecommendedWatcher>,
-    watched: Vec<PathBuf>,
+    watched: Vec<Place>,
     hint: Arc<Notify>,
+}
+
+/// A directory as it is now: another one in its place is watched anew.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    path: PathBuf,
+    identity: (u64, u64),
 }
 
 impl DirectoryWatch {
@@ -27,7 +35,12 @@ impl DirectoryWatch {
     /// Watches these directories and no others; `Err` is why one of them is not watched. Does nothing where they are
     /// watched already.
     pub fn watch(&mut self, directories: &[PathBuf]) -> Result<(), notify::Error> {
-        if self.watcher.is_some() && self.watched == directories {
+        let place = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).map_err(notify::Error::io)?;
+            Ok(Place { path: path.clone(), identity: (metadata.dev(), metadata.ino()) })
+        };
+        let places: Vec<Place> = directories.iter().map(place).collect::<Result<_, notify::Error>>()?;
+        if self.watcher.is_some() && self.watched == places {
             return Ok(());
         }
         // A new one, so that nothing is left of the old.
@@ -38,10 +51,10 @@ impl DirectoryWatch {
                 hint.notify_one();
             }
         })?;
-        for directory in directories {
-            watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        for place in &places {
+            watcher.watch(&place.path, RecursiveMode::NonRecursive)?;
         }
-        self.watched = directories.to_vec();
+        self.watched = places;
         self.watcher = Some(watcher);
         Ok(())
     }
@@ -106,6 +119,23 @@ mod tests {
             std::fs::rename(dir.path().join("new"), &path).unwrap();
             timeout(LIMIT, watch.hint()).await.expect("a hint");
         }
+    }
+
+    #[tokio::test]
+    async fn a_directory_in_the_place_of_the_old_one_is_watched_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, aside) = (dir.path().join("d"), dir.path().join("aside"));
+        std::fs::create_dir(&old).unwrap();
+        let mut watch = DirectoryWatch::new();
+        let places = [old.clone()];
+        watch.watch(&places).unwrap();
+        std::fs::rename(&old, &aside).unwrap();
+        timeout(LIMIT, watch.hint()).await.expect("a hint that it is gone");
+        assert!(watch.watch(&places).is_err(), "there is nothing to watch");
+        std::fs::create_dir(&old).unwrap();
+        watch.watch(&places).unwrap();
+        std::fs::write(old.join("f"), "x").unwrap();
+        timeout(LIMIT, watch.hint()).await.expect("a hint");
     }
 
     #[test]

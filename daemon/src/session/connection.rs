@@ -237,7 +237,7 @@ impl<S: Service> Connection<S> {
         if let (Ok(_), Err(Refusal { failure, names })) = (&checked, self.asker.check(&request)) {
             let names = self.door.denials.named(self.peer.uid, names);
             let denied = Denied { actor: self.actor.clone(), verb: deed(&request), names };
-            tracing::info!(uid = self.peer.uid, verb = denied.verb, "denied");
+            tracing::debug!(uid = self.peer.uid, verb = denied.verb, "denied");
             self.outbox.expect(number);
             self.door.service.refuse((self.session, self.id, number), failure, denied).await;
             return Ok(Upload::new(&mut self.reader, number, streamed_len).discard().await?);

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use serde_json::Value;
-use stated_tests::Host;
+use stated_shared::{Commit, Reply, Request, SessionId, StateName};
+use stated_tests::{Direct, Host};
 
 use super::service::{AUDITOR, KEEPER, READER, ROOT, RULES, STRANGER, Service, User, WRITER};
 
@@ -76,6 +77,8 @@ fn a_broken_edit_changes_nothing_and_is_told() {
         // Others hear that it is broken, and nothing of what is in it.
         let for_others = policy_of(&service, READER)["error"].as_str().unwrap().to_owned();
         assert!(for_others.contains("broken") && !for_others.contains(told), "{for_others}");
+        let metrics = service.run(KEEPER, &["status", "--prometheus"]).ok().text();
+        assert!(metrics.contains("stated_policy_broken 1\n"), "{metrics}");
         // The daemon goes on, and its next start would be refused.
         let findings = service.run(ROOT, &["doctor", "--json"]).code(1).objects();
         for verdict in ["warn", "fail"] {
@@ -119,6 +122,25 @@ fn a_broken_policy_refuses_a_start() {
     host.stated(["run"]).run().code(78).says("rules.toml");
     fs::rename(file, host.config_dir().join("rules.toml")).unwrap();
     assert_eq!(host.get("a"), b"its owner may do everything");
+}
+
+#[test]
+fn what_was_done_before_an_edit_is_answered_as_it_was() {
+    let rules = format!("{RULES}\n[[rule]]\nuser = \"root\"\nnames = \"team/*\"\nverbs = [\"read\", \"write\"]\n");
+    let Some(service) = Service::start(&rules) else { return };
+    let session = SessionId([7; 16]);
+    let ask = |state: &str| {
+        let mut direct = Direct::resume(&service.socket(), session).unwrap();
+        direct.ask(Request::Commit(Commit::put(StateName::parse(state).unwrap(), b"x".to_vec())), &[]).unwrap()
+    };
+    let done = ask("team/a").unwrap();
+    assert!(matches!(&done, Reply::Committed(committed) if committed.states[0].changed), "{done:?}");
+    service.edit(RULES);
+    assert!(service.reading().contains("anew"));
+    // The same request comes again, as after a lost answer: it was done, and that is what its client must hear.
+    let Reply::Committed(again) = ask("team/a").unwrap() else { panic!("another answer") };
+    assert!(again.states[0].changed);
+    service.run(ROOT, &["put", "team/a"]).code(77);
 }
 
 #[test]
