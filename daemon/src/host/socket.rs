@@ -178,7 +178,11 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 /// Makes the directory where it is missing, and refuses one in which others could replace the socket.
 fn prepare_directory(dir: &Path, mode: u32) -> Result<(), SocketError> {
     let failed = |action| move |source| SocketError::Io { action, path: dir.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(failed("create"))?;
+    if !dir.exists() {
+        DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(failed("create"))?;
+        // The umask may have taken bits from the mode, never added any.
+        fs::set_permissions(dir, PermissionsExt::from_mode(mode)).map_err(failed("set the mode of"))?;
+    }
     let metadata = fs::symlink_metadata(dir).map_err(failed("look at"))?;
     match directory_problem(&metadata, rustix::process::geteuid().as_raw()) {
         Some(problem) => Err(SocketError::Directory { dir: dir.to_owned(), problem }),

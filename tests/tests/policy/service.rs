@@ -65,8 +65,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts it with these rules, in a directory in which everybody believes it.
+    /// Starts it in system mode with these rules.
     pub fn start(rules: &str) -> Option<Self> {
+        Self::start_in("system", rules)
+    }
+
+    /// Starts it in a mode, where everybody reaches and believes it.
+    pub fn start_in(mode: &str, rules: &str) -> Option<Self> {
         if !root("act as several users") || !tool("setpriv") || !present(knows_the_users(), "daemon, bin and games") {
             return None;
         }
@@ -80,7 +85,7 @@ impl Service {
         fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o711)).unwrap();
         fs::set_permissions(host.path("w"), fs::Permissions::from_mode(0o777)).unwrap();
         fs::create_dir(host.config_dir()).unwrap();
-        fs::write(host.config_dir().join("config.toml"), "mode = \"system\"\n").unwrap();
+        fs::write(host.config_dir().join("config.toml"), format!("mode = {mode:?}\n")).unwrap();
         fs::write(policy_of(&host), rules).unwrap();
         let socket = directory.path().join("s");
         let mut daemon = host.stated([OsStr::new("run"), OsStr::new("--socket"), socket.as_os_str()]).start();

@@ -1,5 +1,8 @@
 //! Each verb of `statectl` by each user.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
 use stated_tests::Finished;
 
 use super::service::{AUDITOR, KEEPER, OPERATOR, READER, ROOT, RULES, STRANGER, Service, User, WRITER};
@@ -63,6 +66,22 @@ fn each_user_may_do_exactly_what_the_policy_says() {
             }
         }
     }
+}
+
+#[test]
+fn a_users_own_daemon_serves_its_user_and_besides_whom_a_rule_names() {
+    let Some(service) = Service::start_in("user", RULES) else { return };
+    // Others reach it only where somebody opens it.
+    let mode = fs::metadata(service.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    service.run(READER, &["ls"]).code(77).says("may not connect");
+    fs::set_permissions(service.socket(), fs::Permissions::from_mode(0o666)).unwrap();
+    service.put(ROOT, "root/only", "x");
+    service.put(ROOT, "team/a", "x");
+    assert_eq!(service.names(ROOT, &["ls"], "state"), ["root/only", "team/a"]);
+    assert_eq!(service.names(READER, &["ls"], "state"), ["team/a"]);
+    service.run(READER, &["get", "root/only"]).code(77);
+    service.run(STRANGER, &["ls"]).code(77).says("no rule is about it");
 }
 
 #[test]
