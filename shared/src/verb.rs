@@ -19,7 +19,8 @@ pub enum Verb {
     Break,
     /// See in the audit log who did what to it.
     Audit,
-    /// Prune it, and ask what others may do with it. On all names: check everything that the daemon keeps.
+    /// Prune it, and ask what others may do with it. On all names: check everything that the daemon keeps, and manage
+    /// its keys.
     Admin,
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use stated_tests::tool;
 
-use super::service::{AUDITOR, KEEPER, OPERATOR, READER, ROOT, RULES, STRANGER, Service, User, WRITER};
+use super::service::{AUDITOR, CROWDED, KEEPER, OPERATOR, READER, ROOT, RULES, STRANGER, Service, User, WRITER};
 
 fn check(service: &Service, by: User, args: [&str; 3], code: i32) -> Value {
     service.run(by, &[&["access", "check"], &args[..], &["--json"]].concat()).code(code).object()
@@ -49,6 +49,8 @@ fn of_oneself_everybody_may_ask_and_of_others_whoever_administers() {
     let own = check(&service, OPERATOR, ["60001", "break", "team/a"], 0);
     assert_eq!(own["gids"], serde_json::json!([60, 60001]));
     check(&service, KEEPER, ["60001", "break", "team/a"], 77);
+    let crowded = check(&service, CROWDED, ["60005", "break", "team/a"], 0);
+    assert_eq!(crowded["gids"].as_array().unwrap().len(), 101);
     for user in [READER, OPERATOR, AUDITOR, WRITER] {
         // Also of a user that there is not: who there is, is not for everybody.
         for other in ["games", "no-such-user", "0"] {

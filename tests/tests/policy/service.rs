@@ -26,6 +26,17 @@ pub const WRITER: User = User { name: "writer", uid: 2, groups: &[] };
 pub const OPERATOR: User = User { name: "operator", uid: 60_001, groups: &[60] };
 pub const AUDITOR: User = User { name: "auditor", uid: 60_002, groups: &[] };
 pub const KEEPER: User = User { name: "keeper", uid: 60_003, groups: &[] };
+/// As the operator, with more groups than the daemon asks for at first.
+pub const CROWDED: User = User { name: "crowded", uid: 60_005, groups: &GROUPS };
+const GROUPS: [u32; 100] = {
+    let mut groups = [60; 100];
+    let mut at = 0;
+    while at < 99 {
+        groups[at] = 70_000 + at as u32;
+        at += 1;
+    }
+    groups
+};
 /// No rule is about this one, nor about its groups.
 pub const STRANGER: User = User { name: "stranger", uid: 60_004, groups: &[100] };
 pub const ROOT: User = User { name: "root", uid: 0, groups: &[] };

@@ -40,6 +40,8 @@ const ROWS: &[Row] = &[
     Row { args: &["prune", "--keep-last", "50", "team/**"], allowed: &[KEEPER, ROOT] },
     Row { args: &["prune", "--keep-last", "50", "--dry-run"], allowed: &[KEEPER, ROOT] },
     Row { args: &["verify"], allowed: &[KEEPER, ROOT] },
+    Row { args: &["key", "ls"], allowed: &[KEEPER, ROOT] },
+    Row { args: &["key", "rotate"], allowed: &[KEEPER, ROOT] },
     Row { args: &["access", "check", "daemon", "read", "team/a"], allowed: &[READER, KEEPER, ROOT] },
 ];
 
