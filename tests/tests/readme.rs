@@ -81,3 +81,13 @@ fn the_tour_with_terraform_is_true() {
     assert!(output.code == 0, "{out}{err}");
     assert!(out.contains("1 added") && out.contains("STATE"), "{out}{err}");
 }
+
+#[test]
+fn a_second_key_is_added_as_it_says() {
+    if !tool("age-keygen") {
+        return;
+    }
+    let home = Home::new();
+    let output = home.shell(&blocks("Where things are, and what to back up")).ok().text();
+    assert!(output.contains("keyring 2") && output.matches("\nage1").count() == 2, "{output}");
+}

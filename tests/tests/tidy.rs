@@ -204,7 +204,10 @@ fn a_forbidden_use_is_caught() {
     let good = [
         ("daemon/src/machine/x.rs", "// use tokio::time;\n/* crate::engine */ const S: &str = \"crate::vault::x\";"),
         ("daemon/src/machine/x.rs", "/// [`crate::engine::Outbox`]\nuse super::event::Event;"),
-        ("daemon/src/machine/x.rs", "#[cfg(test)]\nmod tests { use proptest::prelude::*; use crate::journal::Journal; }"),
+        (
+            "daemon/src/machine/x.rs",
+            "#[cfg(test)]\nmod tests { use proptest::prelude::*; use crate::journal::Journal; }",
+        ),
         ("daemon/src/machine/x.rs", "#[cfg(test)]\nuse crate::journal::Journal;\nuse crate::machine::Grant;"),
         ("daemon/src/session/x.rs", "use crate::engine::{Outbox, Service as S};"),
         ("daemon/src/journal/local/x.rs", "use crate::disk::Disk;"),
