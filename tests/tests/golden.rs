@@ -3,7 +3,7 @@
 //!
 //! A build that changes the format adds one and touches none:
 //! `STATED_GOLDEN=tests/golden/NAME cargo test -p stated-tests --test golden -- --ignored --exact make`, or
-//! `make_renewed`, or `make_summarized`.
+//! `make_renewed`, `make_summarized` or `make_rekeyed`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -163,6 +163,25 @@ fn make_summarized() {
     let lines: String = summed_up(&host).iter().map(|row| format!("{row}\n")).collect();
     fs::write(to.join("summed-up.jsonl"), lines).expect("written");
 }
+
+/// As the first, but that a recipient came and went, and the keys were made anew in between.
+#[test]
+#[ignore = "it writes a directory that is to be kept"]
+fn make_rekeyed() {
+    let host = make_with(|host| {
+        prune_some(host);
+        host.run(["key", "add", OTHER]);
+        host.put("app/retention", b"of the second keyring");
+        host.run(["key", "rotate"]);
+        host.put("app/retention", b"of the third");
+        host.run(["key", "rm", OTHER]);
+        host.put("app/retention", b"of the fourth");
+    });
+    assert!(host.state_dir().join("keys/4.age").exists());
+}
+
+/// A recipient of whom nobody has the key.
+const OTHER: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
 /// What the audit log says of what was summed up.
 fn summed_up(host: &Host) -> Vec<Value> {
