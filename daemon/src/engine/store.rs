@@ -32,6 +32,18 @@ pub struct Store {
 impl Store {
     /// Seals a payload into a new blob and makes it durable.
     pub fn write_blob(&self, payload: &[u8]) -> Result<BlobId, Failure> {
+        loop {
+            let generation = self.vault.generation();
+            let id = self.write_blob_once(payload)?;
+            // What seals anew after a rotation finds what was there before it: not one that was being written meanwhile.
+            if self.vault.generation() == generation {
+                return Ok(id);
+            }
+            self.remove_blob(&id.to_string());
+        }
+    }
+
+    fn write_blob_once(&self, payload: &[u8]) -> Result<BlobId, Failure> {
         let mut id = [0; 16];
         fill_random(&mut id)
             .map_err(|error| Failure::new(FailureKind::Internal, format!("no random bytes: {error}")))?;
@@ -147,4 +159,71 @@ impl Damage {
 /// A blob's name as the journal holds it.
 pub fn blob_id(text: &str) -> Option<BlobId> {
     text.parse::<SessionId>().ok().map(|id| BlobId(id.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Once;
+
+    use stated_shared::{Generation, RepositoryId, Timestamp};
+
+    use super::*;
+    use crate::journal::{AppendError, MemoryStorage};
+    use crate::vault::{ChainKey, Keyring};
+
+    /// Blobs of which the first is just written when the keys are rotated.
+    struct Rotated {
+        blobs: MemoryStorage,
+        vault: Arc<Vault>,
+        once: Once,
+    }
+
+    impl Blobs for Rotated {
+        fn write(&self, id: BlobId, sealed: &[u8]) -> Result<(), AppendError> {
+            Blobs::write(&self.blobs, id, sealed)?;
+            self.once.call_once(|| {
+                let next = self.vault.keyring().rotated(ChainKey::new(&mut [8; 32]), Seq(5), Timestamp(0)).unwrap();
+                let digest = next.seal().unwrap().digest;
+                self.vault.exchange(next, digest);
+            });
+            Ok(())
+        }
+
+        fn replace(&self, id: BlobId, sealed: &[u8]) -> Result<(), AppendError> {
+            self.blobs.replace(id, sealed)
+        }
+
+        fn read(&self, id: BlobId) -> Result<Vec<u8>, ReadError> {
+            Blobs::read(&self.blobs, id)
+        }
+
+        fn place(&self, id: BlobId) -> String {
+            Blobs::place(&self.blobs, id)
+        }
+
+        fn remove(&self, id: BlobId) -> io::Result<()> {
+            Blobs::remove(&self.blobs, id)
+        }
+
+        fn list(&self) -> io::Result<Vec<BlobId>> {
+            Blobs::list(&self.blobs)
+        }
+    }
+
+    #[test]
+    fn a_blob_that_is_written_during_a_rotation_is_sealed_to_the_new_keys() {
+        let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".parse().unwrap();
+        let (repository, key) = (RepositoryId([5; 16]), ChainKey::new(&mut [9; 32]));
+        let keyring = Keyring::new(Generation(1), repository, key, vec![recipient], Timestamp(0)).unwrap();
+        let digest = keyring.seal().unwrap().digest;
+        let (vault, storage) = (Arc::new(Vault::new(keyring, digest)), MemoryStorage::new());
+        let blobs = Rotated { blobs: storage.clone(), vault: Arc::clone(&vault), once: Once::new() };
+        let store =
+            Store { vault: Arc::clone(&vault), reader: Arc::new(storage), blobs: Arc::new(blobs), snapshots: None };
+        let id = store.write_blob(b"large").unwrap();
+        assert_eq!(vault.generation(), Generation(2));
+        assert_eq!(store.blobs.list().unwrap(), [id], "the first attempt is gone");
+        assert!(vault.is_present(&store.blobs.read(id).unwrap()));
+    }
 }
