@@ -71,6 +71,11 @@ pub(super) fn parse(text: &str, directory: &dyn Directory) -> Result<(Vec<Rule>,
             rules.push(reading.rule(table, &mut unknown)?);
         }
     }
+    // Else a number of which the end is still to be written would be another user's.
+    if !text.is_empty() && !text.ends_with('\n') {
+        let message = "the last line has no end, so the file may be there in part only";
+        return Err(reading.error(text.len()..text.len(), message, "end it with a newline"));
+    }
     Ok((rules, unknown))
 }
 

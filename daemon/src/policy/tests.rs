@@ -181,6 +181,14 @@ fn what_is_wrong_is_told_with_its_line() {
         assert_eq!(error.line, line, "{text}: {error}");
         assert!(error.message.starts_with(message), "{text}: {error}");
     }
+    let whole = rule("names = \"x\"\nverbs = \"read\"\nuid = 1001");
+    // Of a file that is there in part, each part is broken or gives no more than the whole.
+    for len in 0..=whole.len() {
+        let Ok(part) = Policy::parse(&whole[..len], Mode::System, &Known) else { continue };
+        let part = Arc::new(part);
+        assert!([1, 10, 100].into_iter().all(|uid| has(&part, uid, &[], "x").is_empty()), "{}", &whole[..len]);
+    }
+    assert_eq!(Policy::parse(whole.trim_end(), Mode::System, &Known).unwrap_err().line, 6);
     let long = format!("#{}", "x".repeat(FILE_LEN_MAX));
     assert!(Policy::parse(&long, Mode::System, &Known).is_err());
     assert_eq!(Policy::parse("# nothing\n", Mode::System, &Known).unwrap().rule_count(), 0);
