@@ -1,7 +1,7 @@
 //! The daemon's command line.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -38,6 +38,17 @@ enum Command {
     Init(Places),
     /// Read everything in the state directory and name what is damaged; changes nothing
     Verify(Places),
+    /// Make the state directory of a backup, for `statectl restore`; says in one JSON line what came of it
+    #[command(hide = true)]
+    Restore {
+        #[command(flatten)]
+        places: Places,
+        /// The backup: a directory, or a file in the form of tar; - is standard input
+        from: PathBuf,
+        /// Move aside what is there
+        #[arg(long)]
+        force: bool,
+    },
     /// Tell `statectl doctor` what a start would need, as JSON lines; takes no lock and changes nothing
     #[command(hide = true)]
     Inspect(Places),
@@ -84,6 +95,9 @@ fn main() -> ExitCode {
         Some(Command::Init(places)) => init(places),
         Some(Command::Verify(places)) => verify(places),
         Some(Command::Inspect(places)) => inspect(places),
+        Some(Command::Restore { places, from, force }) => {
+            return restore(places, &from, force);
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -165,4 +179,33 @@ fn inspect(places: Places) -> Result<(), Failure> {
         println!("{}", serde_json::json!({ "check": inspected.check, "ok": is_ok, "what": what, "hint": hint }));
     }
     Ok(())
+}
+
+/// A failure goes the same way as what was done: `statectl restore` tells it as its own.
+fn restore(places: Places, from: &Path, force: bool) -> ExitCode {
+    let restored = places.settings().and_then(|settings| {
+        let restored = boot::restore(&settings, from, force)?;
+        Ok((settings, restored))
+    });
+    let (line, code) = match restored {
+        Ok((settings, boot::Restored { repository, seq, epoch, leases, aside, before })) => {
+            let restored = serde_json::json!({
+                "state_dir": settings.state_dir,
+                "repository": repository,
+                "seq": seq,
+                "epoch": epoch,
+                "leases": leases,
+                "aside": aside,
+                "before": before,
+            });
+            (serde_json::json!({ "restored": restored }), ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            let code = failure.kind.exit_code();
+            let failed = serde_json::json!({ "kind": failure.kind, "message": failure.message, "hint": failure.hint });
+            (serde_json::json!({ "failed": failed }), ExitCode::from(code))
+        }
+    };
+    println!("{line}");
+    code
 }

@@ -66,6 +66,26 @@ number! {
     Timestamp
 }
 
+impl Epoch {
+    /// The low half follows the wall clock, the high half counts restores.
+    const SECONDS: u64 = 1 << 32;
+
+    /// The epoch of a start that follows this one, at so many seconds of wall-clock time.
+    ///
+    /// A start takes one above the last that it knows. The clock is for what it does not know: the starts that came after
+    /// a copy was made which was put back since.
+    #[must_use]
+    pub fn of_start(self, wall_s: u64) -> Self {
+        self.next().max(Self(self.0 / Self::SECONDS * Self::SECONDS + wall_s))
+    }
+
+    /// An epoch above any that may have been given since this one, whatever the clock said then: for a restore.
+    #[must_use]
+    pub fn of_restore(self, wall_s: u64) -> Self {
+        Self((self.0 / Self::SECONDS + 1) * Self::SECONDS + wall_s % Self::SECONDS)
+    }
+}
+
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident, $len:literal, $expected:literal) => {
         $(#[$doc])*
@@ -123,6 +143,10 @@ hex_id! {
 hex_id! {
     /// The repository that a state directory holds; drawn at its first start.
     RepositoryId, 16, "32 lower-case hexadecimal digits"
+}
+hex_id! {
+    /// A payload that is a file of its own; drawn by the daemon.
+    BlobName, 16, "32 lower-case hexadecimal digits"
 }
 hex_id! {
     /// A SHA-256 digest or an HMAC-SHA-256 tag.
@@ -261,6 +285,23 @@ mod tests {
     #[test]
     fn a_drawn_lock_id_is_a_version_4_uuid() {
         assert_eq!(LockId::from_random([0xff; 16]).as_str(), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+
+    #[test]
+    fn an_epoch_follows_the_clock_and_never_goes_back() {
+        let now = 1_764_000_000;
+        assert_eq!(Epoch(0).of_start(now), Epoch(now));
+        assert_eq!(Epoch(now).of_start(now), Epoch(now + 1));
+        assert_eq!(Epoch(now).of_start(7), Epoch(now + 1), "a clock that went back");
+        let restored = Epoch(now).of_restore(7);
+        // Ten years of starts that nobody knows of.
+        assert!(restored > Epoch(now).of_start(now + 10 * 366 * 86_400));
+        assert_eq!(restored.of_start(now), Epoch((1 << 32) + now), "it follows the clock again");
+        assert!(Epoch(now).of_restore(now + 1) > Epoch(now).of_restore(now), "two restores of one backup");
+        assert!(restored.of_restore(0) > restored.of_start(now));
+        // The clock has more seconds than fit some day.
+        let late = Epoch(1 << 32).of_start((1 << 32) + 5);
+        assert!(late.of_start((1 << 32) + 5) > late && late.of_restore((1 << 32) + 5) > late);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! what the journal stores has types of its own in the daemon, so that the wire may change without the disk.
 
 mod actor;
+mod backup;
 mod bytes;
 mod failure;
 mod ids;
@@ -16,11 +17,12 @@ mod verb;
 pub mod wire;
 
 pub use actor::Actor;
+pub use backup::{BackupBegun, BackupPart, BackupStep};
 pub use bytes::Bytes;
 pub use failure::{Detail, Failure, FailureKind};
 pub use ids::{
-    Digest, Epoch, Fence, Generation, LockId, LockIdError, ParseIdError, RepositoryId, Seq, SessionId, Timestamp,
-    Version,
+    BlobName, Digest, Epoch, Fence, Generation, LockId, LockIdError, ParseIdError, RepositoryId, Seq, SessionId,
+    Timestamp, Version,
 };
 pub use name::{NameError, Selector, StateName, TagName, TagNameError};
 pub use reply::{

@@ -65,5 +65,9 @@ pub const LEASE_TTL_MS_MAX: u64 = 366 * 24 * 3600 * 1000;
 pub const LEASE_TTL_MS_MIN: u64 = 1000;
 /// How long a request for changes may wait for one, in milliseconds; then it is answered without.
 pub const CHANGES_WAIT_MS_MAX: u64 = 60_000;
+/// A backup that asks for nothing for so long is given up by the daemon, in milliseconds.
+pub const BACKUP_IDLE_MS_MAX: u64 = 600_000;
+/// Bytes of records or of a blob in one answer, well below [`FRAME_LEN_MAX`].
+pub const BACKUP_PIECE_LEN_MAX: usize = 512 << 10;
 /// Parts that all payloads are divided in at most, to be read one after the other.
 pub const PARTS_MAX: u32 = 1 << 16;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Actor, Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, StateName, TagName, Timestamp, Verb,
-    Version,
+    Actor, BackupPart, Digest, Epoch, Fence, Generation, LockId, LockKind, RepositoryId, Seq, StateName, TagName,
+    Timestamp, Verb, Version,
 };
 
 /// The answer to one request.
@@ -44,6 +44,8 @@ pub enum Reply {
     Keys(Keys),
     /// The generation of the keyring that counts from now on.
     Rekeyed(Generation),
+    /// A part of a backup.
+    Backup(BackupPart),
 }
 
 /// What the policy in force decides of somebody, a verb and a name.

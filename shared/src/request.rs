@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, LockId, Selector, Seq, StateName, TagName, Timestamp, Verb, Version};
+use crate::{BackupStep, Bytes, LockId, Selector, Seq, StateName, TagName, Timestamp, Verb, Version};
 
 /// One request; every one carries a number of its session and may be pipelined.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +109,8 @@ pub enum Request {
     Keys,
     /// Seal the keyring to others, or make new keys for all data. `Reply::Rekeyed`.
     Rekey(Rekey),
+    /// A step of a backup. `Reply::Backup`, or `Reply::Done` at its end.
+    Backup(BackupStep),
 }
 
 /// A question about somebody's rights.

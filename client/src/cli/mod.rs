@@ -6,6 +6,7 @@
 mod access;
 mod args;
 mod audit;
+mod backup;
 mod break_lock;
 mod child;
 mod completions;
@@ -32,6 +33,7 @@ mod prune;
 mod put;
 mod remove;
 mod renew;
+mod restore;
 mod rollback;
 mod serial;
 mod show;
@@ -140,6 +142,8 @@ enum Verb {
     Prune(prune::PruneVerb),
     Access(access::AccessVerb),
     Key(key::KeyVerb),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
 }
 
 impl Verb {
@@ -304,6 +308,8 @@ fn run(verb: Verb, context: &Context) -> Result<u8, Failure> {
         Verb::Prune(prune) => prune.run(context),
         Verb::Access(access) => access.run(context),
         Verb::Key(key) => key.run(context),
+        Verb::Backup(backup) => backup.run(context),
+        Verb::Restore(restore) => restore.run(context),
     }
 }
 

@@ -202,6 +202,7 @@ pub(crate) fn writes(request: &Request) -> bool {
         | Request::Status
         | Request::Access(_)
         | Request::Keys
+        | Request::Backup(_)
         | Request::Changes { .. } => false,
     }
 }

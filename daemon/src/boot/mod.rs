@@ -6,6 +6,7 @@ mod inspect;
 mod keys;
 mod opening;
 mod policy;
+mod restore;
 mod watchdog;
 
 use std::fs;
@@ -27,6 +28,7 @@ pub use self::inspect::{Inspected, inspect};
 use self::keys::identities;
 pub(crate) use self::opening::OpenedJournal;
 use self::policy::Keeper;
+pub use self::restore::{Restored, restore};
 use crate::config::Settings;
 use crate::disk::{Disk, RealDisk};
 use crate::engine::{self, Beginning, Facts, Keyrings};

@@ -161,6 +161,11 @@ fn rows(event: &Event) -> Vec<Row<'_>> {
             let note = format!("from record {} on; what was left of it is in {}", accepted.seq, accepted.aside);
             vec![row("accept-loss", None, Some(note))]
         }
+        What::Restored(restored) => {
+            let aside = restored.aside.as_ref().map(|aside| format!("; what was there before is in {aside}"));
+            let note = format!("up to record {}, epoch {}{}", restored.seq, restored.epoch, aside.unwrap_or_default());
+            vec![row("restore", None, Some(note))]
+        }
         What::Committed(committed) => committed
             .changes
             .iter()

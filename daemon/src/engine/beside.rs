@@ -31,6 +31,9 @@ pub(super) trait Beside {
     /// Writes a closed part anew; whether it is worth to go on.
     fn rewrite(&mut self, part: Part, anew: Anew) -> Result<bool, Self::Stop>;
 
+    /// Changes what is stored, at a time when no backup needs it as it is.
+    fn change<T>(&mut self, change: impl FnOnce(&Store) -> T) -> Result<T, Self::Stop>;
+
     /// Whether a part is left as it is.
     fn is_left(&self, part: &Part) -> bool;
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::backup::Backups;
 use super::budget::{ContentBudget, ContentPermit, HeldContent};
 use super::commit::StagedBytes;
 use super::delta::{self, Bases, Chain, Link};
@@ -68,6 +69,7 @@ pub struct Engine {
 pub(super) struct Shared {
     pub facts: Facts,
     pub store: Store,
+    pub backups: Arc<Backups>,
     pub watermark: Arc<Watermark>,
     /// Where contents take their room.
     pub budget: ContentBudget,
@@ -283,6 +285,7 @@ impl Engine {
             Request::Rekey(rekey) => {
                 return self.rekey(of, rekey).await;
             }
+            Request::Backup(step) => return self.backup(of, step).await,
             Request::Verify { read_data } => {
                 let answer = self.verify(read_data).await;
                 return self.read(of, move |_, _| answer).await;
@@ -388,6 +391,7 @@ impl Service for Engine {
     }
 
     async fn close(&self, session: SessionId, connection: ConnectionId) {
+        self.shared.backups.leave(session, connection).await;
         // An engine that has stopped has closed every session.
         let _ = self.send(Command::Close { session, connection }).await;
     }

@@ -6,6 +6,7 @@
 
 mod ageing;
 mod audit;
+mod backup;
 mod beside;
 mod budget;
 mod changes;
@@ -27,6 +28,7 @@ mod raw_frame;
 mod reclaim;
 mod record;
 mod reseal;
+mod restored;
 mod retention;
 mod rewrite;
 mod seat;
@@ -51,6 +53,7 @@ pub use outbox::Outbox;
 pub use owner::Halt;
 #[cfg(fuzzing)]
 pub use record::fuzz_record;
+pub use restored::{Returned, Told, tell as tell_restored};
 pub use retention::{Retention, Section};
 pub use service::{ConnectionId, Denied, FetchedContent, Opened, Service, Submission};
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use stated_shared::{Generation, Seq, Timestamp};
 
 use super::ageing::{self, AuditKeep};
+use super::backup::Backups;
 use super::beside::Beside;
 use super::owner::Command;
 use super::reseal::{self, Progress};
@@ -75,6 +76,7 @@ struct Reclaimer {
     dead: BTreeMap<Seq, u64>,
     /// Parts that cannot be written anew: nobody tries twice.
     left: BTreeSet<Seq>,
+    backups: Arc<Backups>,
     clock: Clock,
     audit_keep: AuditKeep,
     /// When the log is looked at for old observations, as `CLOCK_BOOTTIME`.
@@ -91,6 +93,7 @@ pub(super) struct Reclaiming {
     pub queue: WeakQueue,
     /// As the start found them, where it may be worth to look for what was given up before.
     pub states: Option<States>,
+    pub backups: Arc<Backups>,
     pub clock: Clock,
     pub audit_keep: AuditKeep,
     /// Whether a rotation is not through.
@@ -106,7 +109,7 @@ impl Reclaim {
 
     /// Starts the thread.
     pub fn start(reclaiming: Reclaiming) -> io::Result<Self> {
-        let Reclaiming { store, parts, queue, states, clock, audit_keep, reseals, progress } = reclaiming;
+        let Reclaiming { store, parts, queue, states, backups, clock, audit_keep, reseals, progress } = reclaiming;
         let (sender, inbox) = channel();
         let reclaimer = Reclaimer {
             store,
@@ -116,6 +119,7 @@ impl Reclaim {
             inbox,
             dead: BTreeMap::new(),
             left: BTreeSet::new(),
+            backups,
             clock,
             audit_keep,
             ages_at_boottime_ms: clock.boottime_ms(),
@@ -220,7 +224,7 @@ impl Reclaimer {
     fn take(&mut self, told: Told) -> Result<Option<Told>, Stopping> {
         match told {
             Told::Freed(Freed { blobs, inline }) => {
-                blobs.iter().for_each(|blob| self.store.remove_blob(blob));
+                self.backups.remove(blobs);
                 if inline.is_empty() {
                     return Ok(None);
                 }
@@ -310,7 +314,7 @@ impl Reclaimer {
         loop {
             let piece = match rewriting.read() {
                 Ok(Some(piece)) => piece,
-                Ok(None) => return Ok(rewriting.finish()),
+                Ok(None) => break,
                 Err(error) => return Ok(Err(error)),
             };
             let needed = self.needed(&piece)?;
@@ -319,6 +323,8 @@ impl Reclaimer {
             }
             self.wait(PAUSE)?;
         }
+        // A backup that is under way needs the part as it is.
+        self.change(|_| rewriting.finish())
     }
 
     /// Asks the owner which payloads of a piece are needed.
@@ -413,6 +419,18 @@ impl Beside for Reclaimer {
 
     fn rewrite(&mut self, part: Part, anew: Anew) -> Result<bool, Stopping> {
         self.rewrite(part, anew)
+    }
+
+    fn change<T>(&mut self, change: impl FnOnce(&Store) -> T) -> Result<T, Stopping> {
+        let (backups, store) = (Arc::clone(&self.backups), self.store.clone());
+        let mut change = Some(change);
+        loop {
+            let changed = backups.unless_held(|| change.take().map(|change| change(&store)));
+            if let Some(changed) = changed.flatten() {
+                return Ok(changed);
+            }
+            self.wait(PAUSE)?;
+        }
     }
 
     fn is_left(&self, part: &Part) -> bool {

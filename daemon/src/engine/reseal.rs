@@ -64,7 +64,7 @@ pub(super) fn reseal<B: Beside>(beside: &mut B, progress: &Progress) -> Result<b
         beside.pause()?;
     }
     for id in blobs {
-        let resealed = reseal_blob(beside.store(), id);
+        let resealed = beside.change(|store| reseal_blob(store, id))?;
         if let Err(what) = &resealed {
             tracing::warn!(blob = %id, what, "a blob stays sealed to former keys");
         }

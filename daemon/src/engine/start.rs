@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 use super::ageing::AuditKeep;
+use super::backup::Backups;
 use super::budget::ContentBudget;
 use super::follower::{Follower, Following};
 use super::grants::GrantBook;
@@ -79,9 +80,13 @@ impl Replay {
         self.emptied.left().first().copied()
     }
 
+    /// The last start's epoch, or a restore's.
+    pub fn epoch(&self) -> Epoch {
+        self.machine.epoch()
+    }
+
     /// What came of it.
-    #[cfg(test)]
-    pub fn machine(&self) -> &Machine {
+    pub(crate) fn machine(&self) -> &Machine {
         &self.machine
     }
 
@@ -204,7 +209,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         replay,
         journal,
         clock,
-        grants: (mut table, loaded),
+        grants: (mut table, mut loaded),
         facts,
         budget,
         daemon,
@@ -226,6 +231,10 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
     }
     if loss.is_some() {
         table.go_back(last);
+    } else if machine.is_restored() {
+        // It may be further, and its grants have fences of before.
+        table.start_over(last);
+        loaded.entries.clear();
     } else if loaded.seq_max > last {
         return Err(StartError::Lost { last, seen: loaded.seq_max });
     }
@@ -247,9 +256,9 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
             false
         }
     };
-    let frozen = last > Seq(0) && !closed && !told && *machine.boot() == boot;
+    let frozen = last > Seq(0) && !closed && !machine.is_restored() && !told && *machine.boot() == boot;
     table.begin()?;
-    let epoch = machine.epoch().next().max(Epoch(time.wall.0 / 1000));
+    let epoch = machine.epoch().of_start(time.wall.0 / 1000);
     let event = |what| Event { at: time.wall, actor: daemon.clone(), what };
     let store = Store {
         vault: Arc::clone(&vault),
@@ -292,9 +301,11 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
 
     let (queue, commands) = seat::queue();
     let watermark = Arc::new(Watermark::new(last, head));
+    let backups = Arc::new(Backups::new(store.clone(), clock));
     let shared = Arc::new(Shared {
         facts,
         store,
+        backups: Arc::clone(&backups),
         watermark: Arc::clone(&watermark),
         budget: budget.clone(),
         epoch,
@@ -312,6 +323,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
             parts: journal.parts(),
             queue: queue.downgrade(),
             states: Reclaim::states(machine.states()),
+            backups,
             clock,
             audit_keep,
             reseals: machine.resealing().is_some(),

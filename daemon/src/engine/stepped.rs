@@ -359,6 +359,10 @@ impl Beside for Steps<'_> {
         Ok(self.aged.left.is_none())
     }
 
+    fn change<T>(&mut self, change: impl FnOnce(&Store) -> T) -> Result<T, Halt> {
+        Ok(change(self.store()))
+    }
+
     fn is_left(&self, _: &PartOfLog) -> bool {
         self.aged.left.is_some()
     }

@@ -82,6 +82,19 @@ impl DirectoryLockError {
     }
 }
 
+/// Whether a daemon has this directory's lock. Looks and takes nothing: the directory may be read only.
+pub fn is_locked(dir: &Path) -> io::Result<bool> {
+    let file = match File::open(dir.join(FILE_NAME)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    match fs4::FileExt::try_lock_shared(&file) {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 impl DirectoryLock {
     /// Takes the lock without waiting, and writes into the file who has it.
     pub fn acquire(dir: &Path) -> Result<Self, DirectoryLockError> {

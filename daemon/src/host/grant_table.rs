@@ -179,6 +179,14 @@ impl GrantTable {
         self.live.values_mut().for_each(|(seq, _)| *seq = (*seq).min(last));
     }
 
+    /// Forgets every entry, and how far the journal was: it was restored, and what is told here is of before. To be called
+    /// before [`Self::begin`].
+    pub fn start_over(&mut self, last: Seq) {
+        self.seq_max = last;
+        self.live.clear();
+        self.live_len = 0;
+    }
+
     /// Adds or replaces an entry, before the grant is answered. `Err`: it may or may not be found by a successor.
     pub fn put(&mut self, id: &str, seq: Seq, entry: &[u8]) -> Result<(), GrantTableError> {
         let body = self.keep(id, seq, entry)?;

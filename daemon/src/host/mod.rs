@@ -24,7 +24,7 @@ mod user;
 #[cfg(test)]
 pub use clock::Held;
 pub use clock::{BootId, Clock};
-pub use directory_lock::{DirectoryLock, DirectoryLockError, network_filesystem_of};
+pub use directory_lock::{DirectoryLock, DirectoryLockError, is_locked, network_filesystem_of};
 pub use directory_watch::DirectoryWatch;
 pub use entropy::fill_random;
 #[cfg(test)]

@@ -19,7 +19,7 @@ use stated_shared::{Digest, Seq};
 
 #[cfg(fuzzing)]
 pub use local::fuzz_header;
-pub use local::{LocalJournal, LocalSnapshots, Loss, Presence, presence};
+pub use local::{LocalJournal, LocalSnapshots, Loss, Presence, RESTORING_DIR, presence};
 pub use memory::{Fault, Landed, MemoryJournal, MemoryStorage};
 
 /// One durable append: a batch of events, sealed.
@@ -185,6 +185,11 @@ pub trait Reader: Send + Sync {
         self.record(seq).map(|record| record.cut_bytes)
     }
 
+    /// The record as the format has it in a log file: header line and age file.
+    fn stored(&self, seq: Seq) -> Result<Vec<u8>, ReadError> {
+        self.record(seq).map(|record| local::stored(&record))
+    }
+
     /// Where the record lies, for a message about its damage: file relative to the directory, byte offset.
     fn place(&self, seq: Seq) -> (String, u64);
 
@@ -231,6 +236,18 @@ pub trait Blobs: Send + Sync {
 
     /// The blob's bytes.
     fn read(&self, id: BlobId) -> Result<Vec<u8>, ReadError>;
+
+    /// At most so many of the blob's bytes, from one of them on; none behind its end.
+    fn piece(&self, id: BlobId, offset_bytes: u64, len_max: usize) -> Result<Vec<u8>, ReadError> {
+        let bytes = self.read(id)?;
+        let start = usize::try_from(offset_bytes).map_or(bytes.len(), |start| start.min(bytes.len()));
+        Ok(bytes[start..bytes.len().min(start.saturating_add(len_max))].to_vec())
+    }
+
+    /// The blob's length.
+    fn len_bytes(&self, id: BlobId) -> Result<u64, ReadError> {
+        self.read(id).map(|bytes| bytes.len() as u64)
+    }
 
     /// Where the blob lies, relative to the directory.
     fn place(&self, id: BlobId) -> String;

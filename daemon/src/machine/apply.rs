@@ -1,6 +1,6 @@
 //! Folding steps into the machine.
 
-use stated_shared::{CommittedState, LockId, LockInfo, Reply, Seq};
+use stated_shared::{CommittedState, Epoch, LockId, LockInfo, Reply, Seq};
 
 use super::answers::Answer;
 use super::event::{Event, Summarized, What};
@@ -27,13 +27,10 @@ impl Machine {
                 self.keyring = Some((founded.generation, founded.keyring));
             }
             What::Opened(opened) => {
-                if opened.epoch <= self.epoch {
-                    return Err(Divergence(format!("epoch {} follows {}", opened.epoch, self.epoch)));
-                }
+                self.advance(opened.epoch)?;
+                self.is_restored = false;
                 let same_boot = opened.boot == self.boot;
-                self.epoch = opened.epoch;
                 self.boot = opened.boot.clone();
-                self.fences = 0;
                 self.locks.alter_leases(|tenure| {
                     if let Tenure::Lease { ttl_ms, deadline_boottime_ms } = tenure {
                         *deadline_boottime_ms = if same_boot {
@@ -152,7 +149,21 @@ impl Machine {
                 // Of the one before a later rotation it says nothing.
                 self.resealing = self.resealing.filter(|generation| *generation != resealed.generation);
             }
+            What::Restored(restored) => {
+                self.advance(restored.epoch)?;
+                self.is_restored = true;
+            }
         }
+        Ok(())
+    }
+
+    /// No fence of an epoch before this one comes again.
+    fn advance(&mut self, epoch: Epoch) -> Result<(), Divergence> {
+        if epoch <= self.epoch {
+            return Err(Divergence(format!("epoch {epoch} follows {}", self.epoch)));
+        }
+        self.epoch = epoch;
+        self.fences = 0;
         Ok(())
     }
 

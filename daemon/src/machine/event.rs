@@ -57,6 +57,8 @@ pub enum What {
     Rekeyed(Rekeyed),
     /// All that former keys had sealed is sealed to those of the keyring.
     Resealed(Resealed),
+    /// The directory was made of a backup, or of a copy: what came after this record elsewhere is not known here.
+    Restored(Restored),
 }
 
 /// See [`What::Founded`].
@@ -400,6 +402,18 @@ pub struct SummarizedDeed {
     pub last: Timestamp,
 }
 
+/// See [`What::Restored`]. Nobody has served the directory since then until the next `opened`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    /// An epoch above all that may have been given before: the next start takes one above this.
+    pub epoch: Epoch,
+    /// The last record that was restored.
+    pub seq: Seq,
+    /// Where what was there before is, relative to the state directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<String>,
+}
+
 impl Payload {
     /// The length of the zstd frame.
     pub fn len_bytes(&self) -> u64 {
@@ -484,7 +498,8 @@ impl What {
             | Self::LossAccepted(_)
             | Self::Summarized(_)
             | Self::Rekeyed(_)
-            | Self::Resealed(_) => false,
+            | Self::Resealed(_)
+            | Self::Restored(_) => false,
         }
     }
 }

@@ -70,7 +70,8 @@ impl Given {
                 | Reply::Pruned(_)
                 | Reply::Access(_)
                 | Reply::Keys(_)
-                | Reply::Rekeyed(_),
+                | Reply::Rekeyed(_)
+                | Reply::Backup(_),
             ) => Err(Divergence("an answer without a stored form is remembered".to_owned())),
         }
     }

@@ -62,6 +62,8 @@ pub struct Machine {
     frozen: bool,
     loss: Option<LossAccepted>,
     summed: Option<Summed>,
+    /// Nobody has served what was restored yet.
+    is_restored: bool,
 }
 
 /// How far old reads and locks are summed up.
@@ -271,6 +273,11 @@ impl Machine {
     /// How far old reads and locks are summed up.
     pub fn summed(&self) -> Option<&Summed> {
         self.summed.as_ref()
+    }
+
+    /// Whether nobody has served what was restored yet: what lies beside the socket is of another life then.
+    pub fn is_restored(&self) -> bool {
+        self.is_restored
     }
 
     /// Whether nobody knows yet who holds what.

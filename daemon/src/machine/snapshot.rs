@@ -209,6 +209,8 @@ impl Machine {
             locked_before,
             answers,
             frozen: _,
+            // Until a start, which comes before any snapshot.
+            is_restored: _,
             loss,
             summed,
         } = self;

@@ -836,6 +836,7 @@ fn the_stored_form_of_each_event_stays_as_it_is() {
         (include_str!("../../tests/fixtures/events-pruned.jsonl"), prune::golden()),
         (include_str!("../../tests/fixtures/events-summarized.jsonl"), summary::golden()),
         (include_str!("../../tests/fixtures/events-rekeyed.jsonl"), golden_rekeys()),
+        (include_str!("../../tests/fixtures/events-restored.jsonl"), golden_restores()),
     ];
     for (golden, events) in fixtures {
         let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
@@ -844,6 +845,39 @@ fn the_stored_form_of_each_event_stays_as_it_is() {
             assert_eq!(serde_json::from_str::<Event>(line).unwrap(), *event);
         }
     }
+}
+
+fn golden_restores() -> Vec<Event> {
+    let restored = |aside: Option<&str>| super::event::Restored {
+        epoch: Epoch((1 << 32) + 1_764_000_000),
+        seq: Seq(7),
+        aside: aside.map(str::to_owned),
+    };
+    [None, Some("before-restore-1")]
+        .map(|aside| Event { at: Timestamp(1_764_000_000_000), actor: actor(0), what: What::Restored(restored(aside)) })
+        .to_vec()
+}
+
+/// Whoever starts on it must know, and only the first one.
+#[test]
+fn a_restore_is_known_until_the_next_start() {
+    let mut machine = Machine::default();
+    let [restored, ..] = &golden_restores()[..] else { unreachable!() };
+    machine.apply(Seq(8), restored).unwrap();
+    assert!(machine.is_restored());
+    assert!(machine.apply(Seq(9), restored).is_err(), "an epoch comes once");
+    let opened = |epoch: Epoch| Event {
+        what: What::Opened(super::event::Opened {
+            epoch,
+            boot: BootId::default(),
+            boottime_ms: 1,
+            version: "1".to_owned(),
+        }),
+        ..restored.clone()
+    };
+    assert!(machine.apply(Seq(9), &opened(Epoch(1_764_000_500))).is_err(), "one of before");
+    machine.apply(Seq(9), &opened(machine.epoch().of_start(1_764_000_500))).unwrap();
+    assert!(!machine.is_restored());
 }
 
 fn golden_tags() -> Vec<Event> {

@@ -34,7 +34,10 @@ pub fn need(request: &Request) -> Need<'_> {
         Request::Access(_) => Need::Known,
         Request::Audit { .. } => Need::Somewhere(Verb::Audit),
         Request::Prune(_) => Need::Somewhere(Verb::Admin),
-        Request::Verify { .. } | Request::Keys | Request::Rekey(_) => Need::Everywhere(Verb::Admin),
+        // Of a backup all records and blobs are, of whatever names: sealed, yet one sees how much there is.
+        Request::Verify { .. } | Request::Keys | Request::Rekey(_) | Request::Backup(_) => {
+            Need::Everywhere(Verb::Admin)
+        }
     }
 }
 
@@ -62,5 +65,6 @@ pub fn deed(request: &Request) -> &'static str {
         Request::Access(_) => "access",
         Request::Keys => "keys",
         Request::Rekey(_) => "rekey",
+        Request::Backup(_) => "backup",
     }
 }

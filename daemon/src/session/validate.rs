@@ -41,6 +41,7 @@ pub(super) fn validate(request: &Request) -> Result<(), Failure> {
         }
         Request::Access(check) => validate_len("user", Some(&check.user), LABEL_LEN_MAX),
         Request::Tag(_)
+        | Request::Backup(_)
         | Request::Get { .. }
         | Request::Show { .. }
         | Request::Log { .. }

@@ -42,6 +42,7 @@ const ROWS: &[Row] = &[
     Row { args: &["verify"], allowed: &[KEEPER, ROOT] },
     Row { args: &["key", "ls"], allowed: &[KEEPER, ROOT] },
     Row { args: &["key", "rotate"], allowed: &[KEEPER, ROOT] },
+    Row { args: &["backup", "-"], allowed: &[KEEPER, ROOT] },
     Row { args: &["access", "check", "daemon", "read", "team/a"], allowed: &[READER, KEEPER, ROOT] },
 ];
 

@@ -18,6 +18,7 @@ use stated_shared::Failure;
 use super::{Context, args};
 use finding::{Findings, Verdict};
 use places::Places;
+pub(super) use program::find as daemon_program;
 
 /// Find what is broken, and name the command that mends it; changes nothing
 #[derive(Debug, Args)]

@@ -132,7 +132,7 @@ fn configuration() -> PathBuf {
 }
 
 /// The program that a client would start.
-fn find() -> Option<PathBuf> {
+pub(in crate::cli) fn find() -> Option<PathBuf> {
     let program = autostart::daemon_program();
     if program.is_absolute() {
         return Some(program);

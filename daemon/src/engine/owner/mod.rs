@@ -111,6 +111,11 @@ pub(super) enum Command {
         state: StateName,
         version: Version,
     },
+    /// A session began a backup, or was refused one.
+    BackedUp {
+        session: SessionId,
+        outcome: &'static str,
+    },
     ProcessGone {
         id: LockId,
         watch: u64,
@@ -347,6 +352,13 @@ impl Owner {
                 if let Some(connected) = self.sessions.get(&session) {
                     let (actor, name, version) = (Arc::clone(&connected.actor), Some(state), Some(version));
                     let deed = Deed { actor, verb: "get", name, version, outcome: "ok" };
+                    self.observations.note(deed, self.time.wall, self.time.boottime_ms);
+                }
+            }
+            Command::BackedUp { session, outcome } => {
+                if let Some(connected) = self.sessions.get(&session) {
+                    let (actor, verb) = (Arc::clone(&connected.actor), "backup");
+                    let deed = Deed { actor, verb, name: None, version: None, outcome };
                     self.observations.note(deed, self.time.wall, self.time.boottime_ms);
                 }
             }

@@ -33,6 +33,13 @@ impl LocalBlobs {
         self.dir.join(relative(id))
     }
 
+    fn unread(&self, id: BlobId, source: io::Error) -> ReadError {
+        match source.kind() {
+            io::ErrorKind::NotFound => ReadError::Missing(relative(id)),
+            _ => ReadError::Read { path: self.path(id), source },
+        }
+    }
+
     fn write_new(&self, path: &Path, sealed: &[u8]) -> Result<(), AppendError> {
         let file = self.disk.open(path, Access::New).map_err(|source| refused(path, source))?;
         if let Err(source) = file.write_at(sealed, 0) {
@@ -84,11 +91,20 @@ impl Blobs for LocalBlobs {
     }
 
     fn read(&self, id: BlobId) -> Result<Vec<u8>, ReadError> {
-        let path = self.path(id);
-        self.disk.read(&path, u64::MAX).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ReadError::Missing(relative(id)),
-            _ => ReadError::Read { path, source },
-        })
+        self.disk.read(&self.path(id), u64::MAX).map_err(|source| self.unread(id, source))
+    }
+
+    fn piece(&self, id: BlobId, offset_bytes: u64, len_max: usize) -> Result<Vec<u8>, ReadError> {
+        let failed = |source| self.unread(id, source);
+        let file = self.disk.open(&self.path(id), Access::Read).map_err(failed)?;
+        let left = file.stat().map_err(failed)?.len.saturating_sub(offset_bytes);
+        let mut bytes = vec![0; usize::try_from(left).map_or(len_max, |left| left.min(len_max))];
+        file.read_exact_at(&mut bytes, offset_bytes).map_err(failed)?;
+        Ok(bytes)
+    }
+
+    fn len_bytes(&self, id: BlobId) -> Result<u64, ReadError> {
+        self.disk.stat(&self.path(id)).map(|stat| stat.len).map_err(|source| self.unread(id, source))
     }
 
     fn place(&self, id: BlobId) -> String {

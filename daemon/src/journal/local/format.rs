@@ -14,6 +14,8 @@ use crate::disk::{Access, Disk};
 
 pub(super) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_TMP: &str = "FORMAT.tmp";
+/// Where a restore prepares what it puts in the directory's place: without a `FORMAT` nothing may begin beside it.
+pub const RESTORING_DIR: &str = "restoring";
 const FIRST_LINE: &str = "stated state directory, format 1\n";
 const REPOSITORY_LINE: &str = "repository ";
 /// No `FORMAT` of any version is longer.
@@ -123,6 +125,12 @@ pub(super) fn create(disk: &dyn Disk, dir: &Path, repository: RepositoryId) -> R
 /// Without a `FORMAT` there may be what an interrupted `create` left, and no more: the rest would be lost data.
 fn check_unfinished(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
     let without = "FORMAT is missing, and this is here";
+    let restoring = dir.join(RESTORING_DIR);
+    match disk.stat(&restoring) {
+        Ok(_) => return Err(damaged(RESTORING_DIR, 0, "a restore was interrupted here: do it again")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(OpenError::Io { path: restoring, source }),
+    }
     for (name, allowed) in [(LOG_DIR, Some(file_name(Seq(1)))), (BLOB_DIR, None)] {
         let path = dir.join(name);
         let failed = |source| OpenError::Io { path: path.clone(), source };

@@ -32,7 +32,8 @@ use stated_shared::{RepositoryId, Seq};
 use super::{AppendError, Blobs, Ended, Journal, Mark, OpenError, OpenMode, Parts, Reader, Record, Visitor};
 use append::Writer;
 use blobs::LocalBlobs;
-pub use format::{Presence, presence};
+pub use format::{Presence, RESTORING_DIR, presence};
+use header::Header;
 #[cfg(fuzzing)]
 pub use header::fuzz_header;
 pub use lost::Loss;
@@ -101,6 +102,15 @@ impl LocalJournal {
     pub fn ended(&self) -> &Ended {
         &self.ended
     }
+}
+
+/// A record as it lies in a log file.
+pub(super) fn stored(record: &Record) -> Vec<u8> {
+    let Record { seq, mac, cut_bytes, sealed } = record;
+    let mut bytes = Vec::with_capacity(header::HEADER_LEN_MAX + sealed.len());
+    Header { seq: *seq, len: sealed.len(), mac: *mac, cut_bytes: *cut_bytes }.encode_into(&mut bytes);
+    bytes.extend_from_slice(sealed);
+    bytes
 }
 
 impl Journal for LocalJournal {
