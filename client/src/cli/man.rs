@@ -46,10 +46,14 @@ fn name(command: &Command) -> &str {
 }
 
 fn page(command: &Command) -> io::Result<Vec<u8>> {
-    let is_root = command.has_subcommands();
+    let is_root = name(command) == "statectl";
     let man =
         Man::new(command.clone()).source(concat!("stated ", env!("CARGO_PKG_VERSION"))).manual("The state daemon");
-    let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    // A verb of several has one page for all of them.
+    let nested = command.get_subcommands().filter(|_| !is_root);
+    let after: Vec<String> =
+        std::iter::once(command).chain(nested).filter_map(Command::get_after_help).map(ToString::to_string).collect();
+    let after = after.join("\n\n");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -62,6 +66,8 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     let mut roff = Roff::new();
     if is_root {
         commands(&mut roff, command);
+    } else {
+        nested_commands(&mut roff, command);
     }
     examples(&mut roff, &after);
     items(&mut roff, "EXIT STATUS", EXIT_STATUS);
@@ -96,8 +102,10 @@ fn paragraphs(roff: &mut Roff, after: &str) {
 }
 
 fn examples(roff: &mut Roff, after: &str) {
-    for block in after.split("\n\n").filter(|text| is_examples(text)) {
-        roff.control("SH", ["EXAMPLES"]);
+    for (at, block) in after.split("\n\n").filter(|text| is_examples(text)).enumerate() {
+        if at == 0 {
+            roff.control("SH", ["EXAMPLES"]);
+        }
         literal(roff, block.lines().skip(1));
     }
 }
@@ -124,6 +132,28 @@ fn commands(roff: &mut Roff, root: &Command) {
     }
 }
 
+/// `key add RECIPIENT…`, with what is its own of flags.
+fn nested_commands(roff: &mut Roff, verb: &Command) {
+    if verb.has_subcommands() {
+        roff.control("SH", ["COMMANDS"]);
+    }
+    for command in verb.get_subcommands() {
+        let usage = command.clone().render_usage().to_string();
+        roff.control("TP", []);
+        roff.text([bold(usage.trim_start_matches("Usage: "))]);
+        roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
+        roff.control("RS", []);
+        for argument in command.get_arguments().filter(|of| !of.is_hide_set() && !of.is_global_set()) {
+            if let Some(help) = argument.get_help().filter(|_| argument.get_id() != "help") {
+                roff.control("TP", []);
+                roff.text([bold(argument.to_string())]);
+                roff.text([roman(help.to_string())]);
+            }
+        }
+        roff.control("RE", []);
+    }
+}
+
 fn items(roff: &mut Roff, heading: &str, items: &[(&str, &str)]) {
     roff.control("SH", [heading]);
     for (item, text) in items {
@@ -135,7 +165,7 @@ fn items(roff: &mut Roff, heading: &str, items: &[(&str, &str)]) {
 
 fn see_also(roff: &mut Roff, command: &Command) {
     roff.control("SH", ["SEE ALSO"]);
-    if command.has_subcommands() {
+    if name(command) == "statectl" {
         let pages: Vec<String> = command.get_subcommands().map(|verb| format!("{}(1)", name(verb))).collect();
         roff.text([italic(pages.join(", "))]);
     } else {
@@ -213,6 +243,10 @@ mod tests {
             assert!(page.is_ascii() && page.contains(".SH EXAMPLES\n"), "{}", verb.get_name());
             for flag in verb.get_arguments().filter(|flag| !flag.is_hide_set()).filter_map(|flag| flag.get_long()) {
                 assert!(page.contains(&format!("--{flag}")), "{} --{flag}", verb.get_name());
+            }
+            for nested in verb.get_subcommands() {
+                let usage = format!("statectl {} {}", verb.get_name(), nested.get_name());
+                assert!(page.contains(&usage), "{usage}:\n{page}");
             }
         }
     }
