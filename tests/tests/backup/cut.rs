@@ -10,7 +10,7 @@ use std::thread;
 use rustix::process::Signal;
 use stated_tests::{Daemon, Host, Random, accept, connect, files_below};
 
-use super::{backup, served, verify};
+use super::{backup, image, served, verify};
 
 /// What ends half-way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +98,29 @@ fn a_backup_that_is_cut_leaves_the_one_before_and_the_next_completes_it() {
     backup(&host, &dir);
     verify(&host, &dir);
     assert!(!dir.join("incoming").exists());
+    daemon.stop();
+}
+
+#[test]
+fn the_first_of_many_records_wait_until_all_of_it_is_there() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let dir = host.path("backup");
+    let mut random = Random::new();
+    host.put("a", b"1");
+    backup(&host, &dir);
+    let before = image(&dir.join("log"));
+    // Several answers, of half a MiB each, of records alone.
+    for _ in 0..30 {
+        host.put("b", &random.bytes(60_000));
+    }
+    let daemon = cut(&host, daemon, &dir, Victim::Client, 1_200_000);
+    assert!(image(&dir.join("log")) == before, "some of what was fetched counts already");
+    assert!(files_below(&dir.join("incoming")).iter().any(|path| path.extension() == Some("log".as_ref())));
+    verify(&host, &dir);
+    assert_eq!(served(&host, &dir, &["a"])["a"], b"1");
+    backup(&host, &dir);
+    verify(&host, &dir);
     daemon.stop();
 }
 
