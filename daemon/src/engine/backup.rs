@@ -24,6 +24,7 @@ use super::service::ConnectionId;
 use super::store::Store;
 use crate::host::Clock;
 use crate::journal::{BlobId, ReadError};
+use crate::vault::KeyringPlace;
 
 /// A record is read as a whole, and an answer is made of it: what one step may have in memory.
 const STEP_LEN_MAX: u64 = 9 << 20;
@@ -181,8 +182,8 @@ impl Engine {
         let mut tries = 0;
         let (seq, head, blobs, files) = loop {
             let ((seq, head), blobs, keyring) = self.see_all().await?;
-            let dir = self.shared.facts.state_dir.clone();
-            let files = blocking(move || small_files(&dir)).await?;
+            let shared = Arc::clone(&self.shared);
+            let files = blocking(move || small_files(&shared.keyrings.place, &shared.facts.state_dir)).await?;
             // The keyring that counts at the record may have given way to the next one meanwhile.
             let wanted = keyring.map(|generation| format!("keys/{generation}.age"));
             let is_there = |files: &Vec<(String, Bytes)>| {
@@ -305,17 +306,9 @@ impl Store {
 }
 
 /// The keyrings, the newest of them where they are too many for one answer, and last `FORMAT`.
-fn small_files(dir: &Path) -> io::Result<Vec<(String, Bytes)>> {
-    let mut generations = Vec::new();
-    for entry in fs::read_dir(dir.join("keys"))? {
-        // One that is being written has another name until it is durable.
-        let name = entry?.file_name();
-        let generation = name.to_str().and_then(|name| name.strip_suffix(".age")?.parse::<Generation>().ok());
-        generations.extend(generation);
-    }
-    generations.sort_unstable();
+fn small_files(place: &KeyringPlace, dir: &Path) -> io::Result<Vec<(String, Bytes)>> {
     let (mut files, mut len) = (Vec::new(), 0);
-    for generation in generations.into_iter().rev() {
+    for generation in place.generations().map_err(io::Error::other)? {
         let path = format!("keys/{generation}.age");
         let bytes = fs::read(dir.join(&path))?;
         len += bytes.len();

@@ -26,13 +26,13 @@ use super::reseal::Progress;
 use super::seat::Queue;
 use super::service::{ConnectionId, Denied, FetchedContent, Opened, Service, Submission as Asking};
 use super::shown::{audited, deeds, readable};
+use super::start::Keyrings;
 use super::store::Store;
 use super::watermark::Watermark;
 use super::{audit, changes, verify};
 use crate::host::{Clock, Process};
 use crate::machine::event::{Actor as EventActor, Content as EventContent};
 use crate::machine::{Access, Ask, LockAsk, Machine, Tie, Time};
-use crate::vault::Recipient;
 
 /// Contents longer than this are compressed off the connection's thread.
 pub(super) const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
@@ -78,8 +78,7 @@ pub(super) struct Shared {
     pub tracker: TaskTracker,
     /// How far a rotation is that is not through.
     pub resealing: Arc<Progress>,
-    /// Whose private halves the daemon has.
-    pub own_recipients: Vec<Recipient>,
+    pub keyrings: Arc<Keyrings>,
 }
 
 impl Engine {

@@ -15,7 +15,7 @@ impl Engine {
             let recipient = |recipient: Recipient| stated_shared::Recipient {
                 key: recipient.to_string(),
                 fingerprint: recipient.fingerprint(),
-                is_own: shared.own_recipients.contains(&recipient),
+                is_own: shared.keyrings.own.contains(&recipient),
             };
             Ok(Reply::Keys(Keys {
                 generation: shared.store.vault.generation(),

@@ -17,7 +17,7 @@ use stated_shared::{Generation, Seq, Timestamp};
 use super::ageing::{self, AuditKeep};
 use super::backup::Backups;
 use super::beside::Beside;
-use super::owner::Command;
+use super::owner::{Command, View};
 use super::reseal::{self, Progress};
 use super::rewrite::{Anew, NotRewritten, Piece, Rewriting};
 use super::seat::WeakQueue;
@@ -25,7 +25,7 @@ use super::store::Store;
 use crate::host::Clock;
 use crate::journal::{Part, Parts};
 use crate::machine::event::What;
-use crate::machine::{Freed, States, Summed};
+use crate::machine::{Freed, Machine, States, Summed};
 
 /// Bytes of given up payloads for which a part of the log is written anew.
 const WORTH_MIN: u64 = 1 << 20;
@@ -259,6 +259,24 @@ impl Reclaimer {
         }
     }
 
+    /// Asks the owner something of the machine.
+    fn ask_machine<T>(
+        &mut self,
+        read: impl Fn(&Machine, &View) -> Told + Clone + Send + 'static,
+        answer: impl Fn(Told) -> Option<T>,
+    ) -> Result<T, Stopping> {
+        let sender = self.sender.clone();
+        let query = || {
+            let (sender, read) = (sender.clone(), read.clone());
+            Command::Query(Box::new(move |machine, view| {
+                let told = read(machine, view);
+                // Whoever asked may be gone.
+                Box::new(move || drop(sender.send(told)))
+            }))
+        };
+        self.ask(query, answer)
+    }
+
     /// A part that is worth writing anew.
     fn worth(&self) -> Option<Part> {
         let is_meant = |part: &Part| {
@@ -332,16 +350,11 @@ impl Reclaimer {
         if piece.payloads.is_empty() {
             return Ok(Vec::new());
         }
-        let sender = self.sender.clone();
-        let query = || {
-            let (sender, payloads) = (sender.clone(), piece.payloads.clone());
-            Command::Query(Box::new(move |machine, _| {
-                let needed = machine.states().needed(payloads.iter().map(|(seq, of)| (&of.state, of.version, *seq)));
-                // Whoever asked may be gone.
-                Box::new(move || drop(sender.send(Told::Needed(needed))))
-            }))
+        let payloads = piece.payloads.clone();
+        let needed = move |machine: &Machine, _: &View| {
+            Told::Needed(machine.states().needed(payloads.iter().map(|(seq, of)| (&of.state, of.version, *seq))))
         };
-        self.ask(query, |told| match told {
+        self.ask_machine(needed, |told| match told {
             Told::Needed(needed) => Some(needed),
             _ => None,
         })
@@ -369,16 +382,8 @@ impl Beside for Reclaimer {
     }
 
     fn summed(&mut self) -> Result<(Option<Summed>, Timestamp), Stopping> {
-        let sender = self.sender.clone();
-        let query = || {
-            let sender = sender.clone();
-            Command::Query(Box::new(move |machine, view| {
-                let (summed, now) = (machine.summed().cloned(), view.time.wall);
-                // Whoever asked may be gone.
-                Box::new(move || drop(sender.send(Told::Summed(summed, now))))
-            }))
-        };
-        self.ask(query, |told| match told {
+        let summed = |machine: &Machine, view: &View| Told::Summed(machine.summed().cloned(), view.time.wall);
+        self.ask_machine(summed, |told| match told {
             Told::Summed(summed, now) => Some((summed, now)),
             _ => None,
         })
@@ -389,19 +394,13 @@ impl Beside for Reclaimer {
     }
 
     fn resealing(&mut self) -> Result<Option<Generation>, Stopping> {
-        let sender = self.sender.clone();
-        let query = || {
-            let sender = sender.clone();
-            Command::Query(Box::new(move |machine, _| {
-                let resealing = machine.resealing();
-                // Whoever asked may be gone.
-                Box::new(move || drop(sender.send(Told::Resealing(resealing))))
-            }))
-        };
-        self.ask(query, |told| match told {
-            Told::Resealing(resealing) => Some(resealing),
-            _ => None,
-        })
+        self.ask_machine(
+            |machine, _| Told::Resealing(machine.resealing()),
+            |told| match told {
+                Told::Resealing(resealing) => Some(resealing),
+                _ => None,
+            },
+        )
     }
 
     fn append(&mut self, what: What) -> Result<bool, Stopping> {

@@ -3,6 +3,7 @@
 //! A closed part of the log, a blob and a snapshot each become another one as a whole, so whoever comes after a crash goes on
 //! where it ended: what is sealed to the keys in use already is left alone.
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,8 +12,9 @@ use stated_shared::Resealing;
 use super::beside::Beside;
 use super::rewrite::Anew;
 use super::store::Store;
-use crate::journal::{BlobId, Part};
+use crate::journal::{BlobId, Part, ReadError};
 use crate::machine::event::{Resealed, What};
+use crate::vault;
 
 /// How far it is, for whoever asks.
 #[derive(Debug, Default)]
@@ -91,22 +93,22 @@ fn is_present(store: &Store, part: &Part) -> bool {
 
 /// Whether it had to be. One that was pruned meanwhile is gone.
 fn reseal_blob(store: &Store, id: BlobId) -> Result<bool, String> {
-    let failed = |what: &str, error: &dyn std::fmt::Display| format!("it cannot be {what}: {error}");
+    let failed = |what: &str, error: &dyn Display| format!("it cannot be {what}: {error}");
     let sealed = match store.blobs.read(id) {
         Ok(sealed) if store.vault.is_present(&sealed) => return Ok(false),
         Ok(sealed) => sealed,
-        Err(crate::journal::ReadError::Missing(_)) => return Ok(false),
+        Err(ReadError::Missing(_)) => return Ok(false),
         Err(error) => return Err(failed("read", &error)),
     };
     let plaintext = store.vault.open(&sealed, sealed.len()).map_err(|error| failed("opened", &error))?;
     // Two of the three at a time: a blob may be large.
     drop(sealed);
     let resealed = store.vault.seal_beside(&[&plaintext]).map_err(|error| failed("sealed", &error))?;
-    let sha256 = crate::vault::sha256(&plaintext);
+    let sha256 = vault::sha256(&plaintext);
     let len = plaintext.len();
     drop(plaintext);
     let again = store.vault.open(&resealed, len).map_err(|error| failed("opened again", &error))?;
-    if crate::vault::sha256(&again) != sha256 {
+    if vault::sha256(&again) != sha256 {
         return Err("it would not be what it was".to_owned());
     }
     drop(again);

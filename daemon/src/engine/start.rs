@@ -218,6 +218,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         audit_keep,
         keyrings,
     } = beginning;
+    let keyrings = Arc::new(keyrings);
     let Replay { vault, machine, head, closed, snapshot, opened, emptied: _ } = replay;
     let daemon = Arc::new(Actor::from(daemon));
     let last = journal.last();
@@ -311,7 +312,7 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
         epoch,
         tracker: tracker.clone(),
         resealing: Arc::default(),
-        own_recipients: keyrings.own.clone(),
+        keyrings: Arc::clone(&keyrings),
     });
     let runtime = tokio::runtime::Handle::current();
     let book = GrantBook::new(table, runtime, tracker.clone(), queue.downgrade());

@@ -186,7 +186,7 @@ pub(super) struct Parts {
     pub follower: Follower,
     pub preparation: Preparation,
     pub reclaim: Reclaim,
-    pub keyrings: Keyrings,
+    pub keyrings: Arc<Keyrings>,
     /// What `status` tells as long as the daemon runs.
     pub notes: Vec<String>,
 }

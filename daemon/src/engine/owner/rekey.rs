@@ -68,7 +68,8 @@ impl Owner {
             Ok(None) => return Ok(Ok(Reply::Rekeyed(present))),
             Err(failure) => return Ok(Err(failure)),
         };
-        let (place, generation) = (self.parts.keyrings.place.clone(), keyring.generation());
+        let (keyrings, generation) = (Arc::clone(&self.parts.keyrings), keyring.generation());
+        let place = &keyrings.place;
         let sealed = keyring.seal();
         let written = sealed.and_then(|sealed| {
             // What an earlier attempt left.
