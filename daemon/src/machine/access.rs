@@ -22,34 +22,30 @@ pub trait Access: fmt::Debug + Send + Sync {
     fn policy(&self) -> PolicyInfo;
 }
 
-/// Whose request it is that waits for a lock.
-#[derive(Clone)]
-pub struct Asker(pub Arc<dyn Access>);
-
-impl Asker {
+impl dyn Access {
     /// `Err` where they may not do this to all of the names.
-    pub(super) fn check<'a>(
-        access: &dyn Access,
-        verb: Verb,
-        names: impl IntoIterator<Item = &'a StateName>,
-    ) -> Result<(), Failure> {
-        match names.into_iter().map(StateName::as_str).find(|name| !access.may(verb, name)) {
-            Some(name) => Err(access.denial(verb, name)),
+    pub(super) fn check<'a>(&self, verb: Verb, names: impl IntoIterator<Item = &'a StateName>) -> Result<(), Failure> {
+        match names.into_iter().map(StateName::as_str).find(|name| !self.may(verb, name)) {
+            Some(name) => Err(self.denial(verb, name)),
             None => Ok(()),
         }
     }
 }
 
-/// What they may is no part of what waits.
-impl PartialEq for Asker {
+/// What whoever waits for a lock may do.
+#[derive(Clone)]
+pub struct Rights(pub Arc<dyn Access>);
+
+/// No part of what waits.
+impl PartialEq for Rights {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl fmt::Debug for Asker {
+impl fmt::Debug for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Asker")
+        f.write_str("Rights")
     }
 }
 

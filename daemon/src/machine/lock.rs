@@ -7,7 +7,7 @@ use stated_shared::{
     Detail, Failure, FailureKind, Hold, Lock, LockId, LockKind, Notice, Reply, SessionId, StateName, Verb, Wait,
 };
 
-use super::access::Asker;
+use super::access::Rights;
 use super::event::{Actor, Broken, BrokenGrant, Event, LeaseEnded, LeaseGranted, LeaseRenewed, What};
 use super::locks::{Grant, Link, Tenure, Ticket, Tie, Time, Waiter};
 use super::{Context, Decision, Machine, Motion, Step, Verdict};
@@ -98,8 +98,8 @@ impl Machine {
         if self.locks.waiter_count() >= WAITERS_MAX {
             return Err(Failure::new(FailureKind::Busy, format!("{WAITERS_MAX} requests wait, and that is the limit")));
         }
-        let asker = Asker(Arc::clone(cx.access));
-        let waiter = Waiter { ticket: self.locks.next_ticket(), grant: wanted, deadline_boottime_ms, asker };
+        let rights = Rights(Arc::clone(cx.access));
+        let waiter = Waiter { ticket: self.locks.next_ticket(), grant: wanted, deadline_boottime_ms, rights };
         let notice = Notice::Queued { number: cx.number, holders, ahead: ahead as u32 };
         Ok(Decision { steps: vec![Step::Move(Motion::Queued(Box::new(waiter)))], verdict: Verdict::Wait(notice) })
     }
@@ -253,7 +253,7 @@ impl Machine {
             return None;
         }
         let waiter = self.locks.next_grantable()?;
-        let (ticket, mut grant, asker) = (waiter.ticket, waiter.grant.clone(), waiter.asker.clone());
+        let (ticket, mut grant, rights) = (waiter.ticket, waiter.grant.clone(), waiter.rights.clone());
         grant.since = time.wall;
         if grant.under.is_none() {
             grant.fence = self.next_fence();
@@ -264,7 +264,7 @@ impl Machine {
         let (session, number, id) = (grant.session(), grant.number, grant.id.clone());
         let mut steps = vec![Step::Move(Motion::Left(ticket))];
         // Since it began to wait the policy may have changed.
-        let denied = Asker::check(&*asker.0, Verb::Lock, &grant.names).err().map(|failure| (grant.clone(), failure));
+        let denied = rights.0.check(Verb::Lock, &grant.names).err().map(|failure| (grant.clone(), failure));
         // Two may wait with one ID: the later one gets the grant of the earlier where it may.
         if denied.is_none() && self.locks.grant(&id).is_none() {
             steps.extend(begin(grant, time));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use stated_shared::limits::GRANTS_MAX;
 use stated_shared::{Fence, Hold, LockId, LockInfo, LockKind, SessionId, StateName, Timestamp};
 
-use super::access::Asker;
+use super::access::Rights;
 use super::event::Actor;
 use super::on_name::{Holders, Lane, Queue};
 
@@ -101,8 +101,8 @@ pub struct Waiter {
     pub grant: Grant,
     /// `CLOCK_BOOTTIME` after which it waits no more.
     pub deadline_boottime_ms: Option<u64>,
-    /// Who may it, asked once more when its turn comes.
-    pub asker: Asker,
+    /// Asked once more when its turn comes.
+    pub rights: Rights,
 }
 
 /// What is remembered of a grant that ended.

@@ -34,7 +34,7 @@ use stated_shared::{
     StateName, Tag, Verb,
 };
 
-pub use access::{Access, Asker, Itself};
+pub use access::{Access, Itself, Rights};
 pub use answers::Answers;
 pub use commit::{CommitAsk, StagedChange};
 use event::{Actor, BootId, Event, LossAccepted};
@@ -293,10 +293,10 @@ impl Machine {
             Err(unreadable) => return Decision { steps: Vec::new(), verdict: Verdict::Refuse(unreadable.into()) },
         }
         let allowed = match ask {
-            Ask::Commit(ask) => Asker::check(&**cx.access, Verb::Write, ask.changes.iter().map(|change| &change.state)),
-            Ask::Tag(tag) => Asker::check(&**cx.access, Verb::Write, [&tag.state]),
-            Ask::Lock(ask) => Asker::check(&**cx.access, Verb::Lock, &ask.lock.names),
-            Ask::Prune(ask) => Asker::check(&**cx.access, Verb::Admin, ask.states.iter().map(|of| &of.state)),
+            Ask::Commit(ask) => cx.access.check(Verb::Write, ask.changes.iter().map(|change| &change.state)),
+            Ask::Tag(tag) => cx.access.check(Verb::Write, [&tag.state]),
+            Ask::Lock(ask) => cx.access.check(Verb::Lock, &ask.lock.names),
+            Ask::Prune(ask) => cx.access.check(Verb::Admin, ask.states.iter().map(|of| &of.state)),
             // Of one's own grants, or of those that the decision finds.
             Ask::Bind { .. } | Ask::Unlock { .. } | Ask::Renew { .. } | Ask::Break { .. } => Ok(()),
         };
