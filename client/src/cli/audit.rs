@@ -114,7 +114,7 @@ impl Cursor {
                     .hint("without the file everything is told from the beginning on")
             })?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failure::local(format!("read {}", path.display()), &error)),
+            Err(error) => return Err(failure::file("read", &path, &error)),
         };
         Ok(Self { path, after })
     }
@@ -132,7 +132,7 @@ impl Cursor {
         let mut next = self.path.clone().into_os_string();
         next.push(".new");
         let written = fs::write(&next, text).and_then(|()| fs::rename(&next, &self.path));
-        written.map_err(|error| failure::local(format!("write {}", self.path.display()), &error))
+        written.map_err(|error| failure::file("write", &self.path, &error))
     }
 }
 

@@ -107,7 +107,7 @@ impl Which {
 }
 
 fn read(path: &Path) -> Result<Vec<String>, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| failure::local(format!("read {}", path.display()), &error))?;
+    let text = fs::read_to_string(path).map_err(|error| failure::file("read", path, &error))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let recipients: Vec<String> = lines.map(str::to_owned).collect();
     if recipients.is_empty() {

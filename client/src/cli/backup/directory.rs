@@ -16,7 +16,7 @@ use stated_shared::{BlobName, Failure, FailureKind, Seq};
 use super::fetch::{Fetch, Fetched, blob_path, part_name};
 use super::mark::Mark;
 use crate::Client;
-use crate::cli::failure::shell_path;
+use crate::cli::failure;
 
 /// A part of the log at least this long is followed by a new one, as in a state directory.
 const PART_LEN: u64 = 64 << 20;
@@ -273,11 +273,11 @@ fn sync(dir: &Path) -> Result<(), Failure> {
 }
 
 pub(super) fn failed(what: &str, path: &Path, error: &io::Error) -> Failure {
-    let message = format!("cannot {what} {}: {error}", path.display());
-    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    let hint = match is_full {
-        true => "make room there, then begin again; the backup before this one is as it was".to_owned(),
-        false => format!("look at it: ls -ld {}", shell_path(path)),
-    };
-    Failure::new(FailureKind::Storage, message).hint(hint)
+    let failure = Failure { kind: FailureKind::Storage, ..failure::file(what, path, error) };
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            failure.hint("make room there, then begin again; the backup before this one is as it was")
+        }
+        _ => failure,
+    }
 }
