@@ -132,6 +132,19 @@ impl Host {
         Call { command, stdin: Vec::new() }
     }
 
+    /// As [`Self::call`], by another user, with the group of the same number and no other.
+    pub fn call_as<A: AsRef<OsStr>>(
+        &self,
+        uid: u32,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Call {
+        let mut command = self.command("setpriv");
+        command.arg(format!("--reuid={uid}")).arg(format!("--regid={uid}")).args(["--clear-groups", "--"]);
+        command.arg(program).args(args);
+        Call { command, stdin: Vec::new() }
+    }
+
     /// Runs `statectl`, which must succeed; gives its output.
     #[track_caller]
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {

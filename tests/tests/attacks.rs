@@ -51,9 +51,7 @@ fn a_socket_of_another_users_daemon_gets_nothing_to_read() {
         my $s = IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 1) or die $!; print \"listens\\n\"; \
         my $c = $s->accept; my $got = ''; while (sysread($c, my $part, 65536)) { $got .= $part } \
         print 'got ', length($got), \"\\n\";";
-    let as_neighbour = [format!("--reuid={NEIGHBOUR}"), format!("--regid={NEIGHBOUR}"), "--clear-groups".to_owned()];
-    let command = ["perl", "-e", listener, socket.to_str().unwrap()].map(str::to_owned);
-    let mut theirs = host.call("setpriv", as_neighbour.iter().chain(&command)).start();
+    let mut theirs = host.call_as(NEIGHBOUR, "perl", ["-e", listener, socket.to_str().unwrap()]).start();
     theirs.prints("listens");
     let put = host.statectl(["--socket", socket.to_str().unwrap(), "put", "a"]).stdin("secret");
     put.run().code(77).says("which is not believed");
@@ -72,25 +70,23 @@ fn the_daemons_memory_is_no_other_programs_to_read() {
     }
     fs::create_dir(&dir).unwrap();
     chown(&dir, Some(NEIGHBOUR), Some(NEIGHBOUR)).unwrap();
-    let as_user = |command: &[&str]| {
-        let user = [format!("--reuid={NEIGHBOUR}"), format!("--regid={NEIGHBOUR}"), "--clear-groups".to_owned()];
-        let command = command.iter().map(|part| (*part).to_owned());
-        host.call("setpriv", user.into_iter().chain(command)).env("HOME", &dir).env_remove("XDG_RUNTIME_DIR")
+    let as_user = |program: &str, args: &[&str]| {
+        host.call_as(NEIGHBOUR, program, args).env("HOME", &dir).env_remove("XDG_RUNTIME_DIR")
     };
     let [state, socket] = ["state", "run/stated.sock"].map(|name| dir.join(name).display().to_string());
     let stated = host.stated_path().display().to_string();
     let config = dir.join("config.toml");
     fs::write(&config, "").unwrap();
     let config = config.display().to_string();
-    let args = [&stated, "run", "--config", &config, "--state-dir", &state, "--socket", &socket];
-    let mut daemon = as_user(&args).start();
+    let args = ["run", "--config", &config, "--state-dir", &state, "--socket", &socket];
+    let mut daemon = as_user(&stated, &args).start();
     daemon.says("serving");
     let proc = format!("/proc/{}", daemon.pid());
     let status = fs::read_to_string(format!("{proc}/status")).unwrap();
     assert!(status.contains(&format!("\nUid:\t{NEIGHBOUR}\t")), "{status}");
     for file in ["mem", "environ", "maps"] {
         // The very user of the daemon, from another process.
-        as_user(&["head", "-c", "1", &format!("{proc}/{file}")]).run().code(1).says("Permission denied");
+        as_user("head", &["-c", "1", &format!("{proc}/{file}")]).run().code(1).says("Permission denied");
     }
     let limits = fs::read_to_string(format!("{proc}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();

@@ -1,7 +1,6 @@
 //! Who may end whose lock: a daemon of one user, a client of root, and a third user who is nobody there.
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -43,13 +42,9 @@ impl Shared {
 
     /// `statectl` of this user.
     fn of(&self, uid: u32, args: &[&str]) -> Call {
-        let id = [format!("--reuid={uid}"), format!("--regid={uid}")];
-        let [statectl, socket] = [self.host.statectl_path(), self.socket()];
-        let command = ["--clear-groups", "--"].map(str::as_bytes).into_iter();
-        let command = id.iter().map(String::as_bytes).chain(command).chain([statectl.as_os_str().as_bytes()]);
-        let command = command.chain([b"--socket".as_slice(), socket.as_os_str().as_bytes()]);
-        let command = command.chain(args.iter().map(|arg| arg.as_bytes())).map(std::ffi::OsStr::from_bytes);
-        self.host.call("setpriv", command)
+        let socket = self.socket();
+        let args = ["--socket".as_ref(), socket.as_os_str()].into_iter().chain(args.iter().map(AsRef::as_ref));
+        self.host.call_as(uid, self.host.statectl_path(), args)
     }
 
     fn lease(&self, uid: u32, name: &str) -> String {
