@@ -69,7 +69,8 @@ pub(crate) fn start(options: &ConnectOptions, socket: &Path) -> Result<Option<St
     if start_by_systemd(options, socket) {
         return Ok(None);
     }
-    Launch { program: daemon_program(), socket, state_dir: options.state_dir.as_deref(), directory }.run()
+    let state_dir = options.state_dir.as_deref();
+    Launch { program: daemon_program(), socket, state_dir, directory, on_ask: options.on_ask }.run()
 }
 
 fn cannot(what: &str, error: &io::Error) -> Failure {
@@ -150,6 +151,7 @@ struct Launch<'a> {
     socket: &'a Path,
     state_dir: Option<&'a Path>,
     directory: &'a Path,
+    on_ask: Option<fn(&str)>,
 }
 
 /// How a start ended.
@@ -225,7 +227,7 @@ impl Launch<'_> {
             ),
             _ => cannot(&format!("run {}", self.program.display()), &error),
         })?;
-        let outcome = ready.wait(&mut child).map_err(|error| cannot("await its start", &error))?;
+        let outcome = ready.wait(&mut child, self.on_ask).map_err(|error| cannot("await its start", &error))?;
         if matches!(outcome, Outcome::Serves(_)) {
             reap(child);
         }
@@ -257,7 +259,7 @@ impl Ready {
         Ok(Self { path, socket })
     }
 
-    fn wait(&self, child: &mut Child) -> io::Result<Outcome> {
+    fn wait(&self, child: &mut Child, on_ask: Option<fn(&str)>) -> io::Result<Outcome> {
         let pid = rustix::process::Pid::from_child(child);
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
         let deadline = Instant::now() + START_MAX;
@@ -265,9 +267,15 @@ impl Ready {
         loop {
             while let Ok(len) = self.socket.recv(&mut message) {
                 let lines = || message[..len].split(|&byte| byte == b'\n');
+                let status = lines().find_map(|line| line.strip_prefix(b"STATUS="));
+                let status = status.map(|status| String::from_utf8_lossy(status).into_owned());
                 if lines().any(|line| line == b"READY=1") {
-                    let said = lines().find_map(|line| line.strip_prefix(b"STATUS="));
-                    return Ok(Outcome::Serves(said.map(|said| String::from_utf8_lossy(said).into_owned())));
+                    return Ok(Outcome::Serves(status));
+                }
+                if let (true, Some(on_ask), Some(status)) =
+                    (lines().any(|line| line == b"X_STATED_ASKS=1"), on_ask, &status)
+                {
+                    on_ask(status);
                 }
             }
             if let Some(status) = child.try_wait()? {

@@ -12,7 +12,7 @@ use crate::pin::Witness;
 use stated_shared::paths::{self, Environment, ProcessEnvironment};
 
 /// How the daemon is found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct ConnectOptions {
     /// The socket; the user's, then the system's, where absent.
     pub socket: Option<PathBuf>,
@@ -27,6 +27,8 @@ pub struct ConnectOptions {
     pub pins: Option<PathBuf>,
     /// Whether a journal that went back is believed from now on.
     pub accept_rollback: bool,
+    /// Hears what a daemon that is started waits for, that a token is touched for one.
+    pub on_ask: Option<fn(&str)>,
 }
 
 impl ConnectOptions {
@@ -41,6 +43,7 @@ impl ConnectOptions {
             exe: std::env::current_exe().ok().map(|path| path.display().to_string()),
             pins: None,
             accept_rollback: false,
+            on_ask: None,
         }
     }
 

@@ -3,6 +3,7 @@
 mod audit;
 mod retention;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -37,6 +38,8 @@ struct File {
     passphrase_command: Option<String>,
     #[serde(default)]
     recipients: Vec<String>,
+    #[serde(default)]
+    plugins: BTreeMap<String, PathBuf>,
     state_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     content_memory_mib: Option<u64>,
@@ -73,6 +76,8 @@ pub struct Settings {
     pub credentials_dir: Option<PathBuf>,
     /// Further recipients that a new keyring is sealed to.
     pub recipients: Vec<String>,
+    /// The programs of the plugins of age that may be asked, by the plugins' names.
+    pub plugins: BTreeMap<String, PathBuf>,
     /// Content bytes that the daemon holds in memory at once.
     pub content_memory_bytes: u64,
     /// What the daemon keeps when it prunes by itself; it does not without.
@@ -113,6 +118,7 @@ impl Settings {
         };
         let retention = retention::retention(file.retention).map_err(filed)?;
         let audit_keep = audit::keep(file.audit).map_err(filed)?;
+        absolute_only(&file.plugins).map_err(filed)?;
         let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
         let beside = |path: PathBuf| dir.join(path);
         let state_dir = flags
@@ -171,6 +177,7 @@ impl Settings {
             credentials_dir,
             config: path,
             recipients: file.recipients,
+            plugins: file.plugins,
             content_memory_bytes: file.content_memory_mib.unwrap_or(CONTENT_MEMORY_MIB).max(1) << 20,
             retention,
             audit_keep,
@@ -224,8 +231,20 @@ fn read(path: &Path, must_exist: bool) -> Result<File, Failure> {
         let message = format!("{} is no configuration of stated: {}", path.display(), error.message());
         Failure::new(FailureKind::Config, message)
             .hint("it may hold: identity, identity_command, passphrase_file, passphrase_command, recipients, state_dir, socket, \
-             content_memory_mib, mode, policy, [retention], [audit]")
+             content_memory_mib, mode, policy, [plugins], [retention], [audit]")
     })
+}
+
+/// What is found by a search, or from wherever a file is, could be another program than was meant.
+fn absolute_only(plugins: &BTreeMap<String, PathBuf>) -> Result<(), Failure> {
+    match plugins.iter().find(|(_, path)| !path.is_absolute()) {
+        None => Ok(()),
+        Some((name, path)) => {
+            let message = format!("plugins.{name} = {path:?} is not an absolute path");
+            Err(Failure::new(FailureKind::Config, message)
+                .hint(format!("see where it is: command -v age-plugin-{name}")))
+        }
+    }
 }
 
 /// Relative to where the daemon was started: it may go elsewhere later.

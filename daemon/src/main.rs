@@ -35,7 +35,14 @@ enum Command {
         accept_loss: Option<Seq>,
     },
     /// Make a new state directory and, where none is configured, the key that opens it
-    Init(Places),
+    Init {
+        #[command(flatten)]
+        places: Places,
+        /// Another public key that shall open it, besides the identity's own and the configured ones: that of a key which
+        /// is kept elsewhere, so that not all is lost with this machine. May be given more than once
+        #[arg(long, value_name = "KEY")]
+        recipient: Vec<String>,
+    },
     /// Read everything in the state directory and name what is damaged; changes nothing
     Verify(Places),
     /// Make the state directory of a backup, for `statectl restore`; says in one JSON line what came of it
@@ -92,7 +99,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => run(cli.places, None),
         Some(Command::Run { places, accept_loss }) => run(places, accept_loss),
-        Some(Command::Init(places)) => init(places),
+        Some(Command::Init { places, recipient }) => init(places, recipient),
         Some(Command::Verify(places)) => verify(places),
         Some(Command::Inspect(places)) => inspect(places),
         Some(Command::Restore { places, from, force }) => {
@@ -120,8 +127,9 @@ fn run(places: Places, accept_loss: Option<Seq>) -> Result<(), Failure> {
         .block_on(boot::run(settings))
 }
 
-fn init(places: Places) -> Result<(), Failure> {
-    let settings = places.settings()?;
+fn init(places: Places, recipients: Vec<String>) -> Result<(), Failure> {
+    let mut settings = places.settings()?;
+    settings.recipients.extend(recipients);
     match boot::init(&settings)? {
         Some(founded) => {
             println!("repository {} in {}", founded.repository, settings.state_dir.display());
@@ -130,7 +138,13 @@ fn init(places: Places) -> Result<(), Failure> {
             }
             if founded.new_identity {
                 println!("new key   {}", settings.identity);
-                println!("Back this key up: without it nobody reads the states again.");
+                match founded.recipients.len() {
+                    1 => println!(
+                        "Back this key up, or add one that is kept elsewhere (statectl key add): without any nobody reads \
+                         the states again."
+                    ),
+                    _ => println!("Back this key up: without any of these keys nobody reads the states again."),
+                }
             }
             Ok(())
         }

@@ -60,9 +60,9 @@ impl Fixture {
         fs::create_dir_all(&keys).unwrap();
         let chain_key = ChainKey::new(&mut [9; 32]);
         let keyring = Keyring::new(Generation(1), REPOSITORY, chain_key, vec![recipient], CREATED).unwrap();
-        keyring.seal().unwrap().write(&RealDisk, &keys, Generation(1)).unwrap();
         let key = fs::read(dir.path().join("my.key")).unwrap();
-        let identities = Identities::parse(&key, || Err(std::fmt::Error)).unwrap();
+        let identities = Identities::parse(&key, Arc::default(), || Err(std::fmt::Error)).unwrap();
+        keyring.seal(&identities.own()).unwrap().write(&RealDisk, &keys, Generation(1)).unwrap();
         let (keyring, digest) = Keyring::load(&RealDisk, &keys, Generation(1), &identities).unwrap();
         LocalJournal::create(&RealDisk, &state_dir, REPOSITORY).unwrap();
         let vault = Vault::new(keyring, digest);

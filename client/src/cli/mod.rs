@@ -60,6 +60,7 @@ use stated_shared::{Failure, FailureKind, StateName};
 
 use crate::client::{Opening, WELCOME_MAX};
 use crate::gateway::process;
+use crate::printable::printable;
 use crate::{Client, ConnectOptions};
 use output::Output;
 
@@ -234,6 +235,7 @@ pub fn main() -> ExitCode {
     // The flag includes STATED_SOCKET; an empty value counts as none.
     options.socket = cli.globals.socket.filter(|path| !path.as_os_str().is_empty());
     options.autostart &= !cli.globals.no_autostart;
+    options.on_ask = Some(|asked| eprintln!("statectl: {}", printable(asked)));
     options.pins = paths::state_home(&ProcessEnvironment).map(|home| home.join("statectl/pins"));
     let output = Output::new(cli.globals.json, cli.globals.color, cli.globals.no_pager);
     let context = Context { options, output };

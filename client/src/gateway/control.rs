@@ -82,6 +82,7 @@ impl Settings {
             exe: self.exe.clone(),
             pins: self.pins.clone(),
             accept_rollback: false,
+            on_ask: None,
         }
     }
 }

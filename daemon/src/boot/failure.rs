@@ -9,7 +9,7 @@ use super::opening;
 use crate::config::Settings;
 use crate::engine::{Halt, StartError};
 use crate::journal::OpenError;
-use crate::vault::{Identities, KeyringError, Recipient};
+use crate::vault::{Identities, KeyringError};
 
 pub(super) fn foreign_keyring(keyring: RepositoryId, format: RepositoryId) -> Failure {
     let message = format!("the keyring is of repository {keyring}, and FORMAT of {format}");
@@ -30,7 +30,7 @@ pub(crate) fn open_failure(error: OpenError) -> Failure {
 pub(super) fn keyring_failure(error: &KeyringError, settings: &Settings, tried: &Identities) -> Failure {
     match error {
         KeyringError::NotOurs { path, sealed_to } => {
-            let tried: Vec<String> = tried.recipients().iter().map(Recipient::fingerprint).collect();
+            let tried = tried.told();
             let sealed_to = match sealed_to.as_slice() {
                 [] => "nobody that its header names".to_owned(),
                 names => names.join(", "),
@@ -51,6 +51,15 @@ pub(super) fn keyring_failure(error: &KeyringError, settings: &Settings, tried: 
             Failure::new(FailureKind::Config, error.to_string())
                 .hint(format!("shorten the list recipients in {}", settings.config.display()))
         }
+        KeyringError::NotToOwn => {
+            let message =
+                format!("{} would not open what is sealed to the configured recipients alone", settings.identity);
+            Failure::new(FailureKind::Config, message).hint(format!(
+                "a plugin's identity does not say its recipient: put that into recipients in {}",
+                settings.config.display()
+            ))
+        }
+        KeyringError::Plugin(plugin) => Failure::new(FailureKind::Config, error.to_string()).hint(plugin.hint()),
         _ => Failure::new(FailureKind::Storage, chain(error)),
     }
 }

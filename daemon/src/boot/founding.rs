@@ -29,19 +29,22 @@ pub(super) fn found(disk: &dyn Disk, settings: &Settings, clock: &Clock) -> Resu
     if presence(disk, &settings.state_dir).map_err(open_failure)? != Presence::Absent {
         return Ok(None);
     }
+    let parse = |text: &String| {
+        text.parse::<Recipient>().map_err(|error| {
+            Failure::new(FailureKind::Config, format!("recipient {text:?}: {error}")).hint(
+                "a recipient is a public key: what age-keygen -y or a plugin prints, or the line in id_ed25519.pub",
+            )
+        })
+    };
+    // Before a key is made that somebody would have to take care of.
+    let others = settings.recipients.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let new_identity = settings.identity_to_make();
     if let Some(path) = new_identity {
         vault::create_identity(path, clock.now()).map_err(|error| Failure::new(FailureKind::Config, chain(&error)))?;
     }
     let new_identity = new_identity.is_some();
     let identities = identities(settings, clock)?;
-    let mut recipients = identities.recipients();
-    for text in &settings.recipients {
-        recipients.push(text.parse::<Recipient>().map_err(|error| {
-            Failure::new(FailureKind::Config, format!("recipient {text:?}: {error}"))
-                .hint("a recipient is a public key: what age-keygen -y prints, or the line in id_ed25519.pub")
-        })?);
-    }
+    let recipients = identities.recipients().into_iter().chain(others).collect();
     let (repository, recipients) = found_repository(disk, settings, &identities, recipients, clock)?;
     let recipients = recipients.iter().map(ToString::to_string).collect();
     Ok(Some(Founded { repository, new_identity, recipients }))
@@ -72,7 +75,8 @@ pub(crate) fn found_repository(
             let keyring =
                 Keyring::new(Generation(1), repository, ChainKey::new(&mut random()?), recipients, clock.now())
                     .map_err(|error| keyring_failure(&error, settings, identities))?;
-            let sealed = keyring.seal().map_err(|error| keyring_failure(&error, settings, identities))?;
+            let sealed =
+                keyring.seal(&identities.own()).map_err(|error| keyring_failure(&error, settings, identities))?;
             sealed.write(disk, &keys, Generation(1)).map_err(|error| keyring_failure(&error, settings, identities))?;
             (repository, keyring.recipients().to_vec())
         }

@@ -41,7 +41,7 @@ pub fn inspect(settings: &Settings) -> Result<Vec<Inspected>, Failure> {
     let key = match key {
         None => Ok(format!("{} is made at the first start", settings.identity)),
         Some(loaded) => {
-            loaded.map(|loaded| format!("{} holds the key of {}", settings.identity, join(&loaded.recipients())))
+            loaded.map(|loaded| format!("{} holds the key of {}", settings.identity, loaded.told().join(", ")))
         }
     };
     let format = presence.map(|presence| match presence {

@@ -1,22 +1,22 @@
 //! The key that opens the keyring: where it is, what it is behind, and what is said where it opens nothing.
 
+use std::sync::Arc;
+
 use stated_shared::{Failure, FailureKind, Generation};
 
 use super::failure::{chain, keyring_failure};
 use crate::config::Settings;
 use crate::host::{Clock, SecretError, SecretSource};
-use crate::vault::{IDENTITY_LEN_MAX, Identities, IdentityError, KeyringPlace, PASSPHRASE_LEN_MAX, Passphrase};
+use crate::vault::{
+    IDENTITY_LEN_MAX, Identities, IdentityError, KeyringPlace, PASSPHRASE_LEN_MAX, Passphrase, Plugins,
+};
 
 /// The user's identities, from wherever the settings say.
 pub(super) fn identities(settings: &Settings, clock: &Clock) -> Result<Identities, Failure> {
     let source = &settings.identity;
     let text = secret(source, IDENTITY_LEN_MAX, settings, clock)
         .map_err(|error| secret_failure(&error, settings, "identity"))?;
-    let parsed = Identities::parse(&text, || match &settings.passphrase {
-        None => Err(PassphraseError::NotGiven),
-        Some(source) => Passphrase::first_line(&secret(source, PASSPHRASE_LEN_MAX, settings, clock)?)
-            .ok_or_else(|| PassphraseError::Empty(source.clone())),
-    });
+    let parsed = Identities::parse(&text, Arc::new(plugins(settings, clock)), || passphrase(settings, clock));
     parsed.map_err(|error| {
         let failure = Failure::new(FailureKind::Config, format!("{source}: {}", chain(&error)));
         let config = settings.config.display();
@@ -34,9 +34,29 @@ pub(super) fn identities(settings: &Settings, clock: &Clock) -> Result<Identitie
                     "its first line must be the passphrase{from}; try it with: age -d, or ssh-keygen -y -f"
                 ))
             }
-            _ => failure.hint("it must be an age identity, as age-keygen makes it, or an OpenSSH private key"),
+            _ => failure
+                .hint("it must be an age identity, as age-keygen or a plugin makes it, or an OpenSSH private key"),
         }
     })
+}
+
+/// The plugins that may be asked. What opens a user's key is also what its token may ask for.
+fn plugins(settings: &Settings, clock: &Clock) -> Plugins {
+    let (of, clock) = (settings.clone(), *clock);
+    let secret = move || match passphrase(&of, &clock) {
+        Ok(passphrase) => Some(passphrase),
+        Err(error) => {
+            tracing::warn!("a plugin of age asks for a secret, and there is none: {}", chain(&error));
+            None
+        }
+    };
+    Plugins::new(settings.plugins.clone(), secret, clock)
+}
+
+fn passphrase(settings: &Settings, clock: &Clock) -> Result<Passphrase, PassphraseError> {
+    let source = settings.passphrase.as_ref().ok_or(PassphraseError::NotGiven)?;
+    Passphrase::first_line(&secret(source, PASSPHRASE_LEN_MAX, settings, clock)?)
+        .ok_or_else(|| PassphraseError::Empty(source.clone()))
 }
 
 /// The newest keyring, and the one before where both lie there: a crash left the one or the other too many, and the log

@@ -92,7 +92,7 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     let OpenedJournal { replay, journal, snapshots, loss } = opened.journal;
     let journal = Box::new(journal);
     let audit_keep = settings.audit_keep;
-    let keyrings = Keyrings { place: KeyringPlace::new(disk, &settings.state_dir), own: identities.recipients() };
+    let keyrings = Keyrings { place: KeyringPlace::new(disk, &settings.state_dir), own: identities.own() };
     let (policies, author) = (keeper.policies(), daemon.clone());
     let beginning =
         Beginning { replay, journal, clock, grants, facts, budget, daemon, snapshots, loss, audit_keep, keyrings };

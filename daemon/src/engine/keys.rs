@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use stated_shared::{Failure, FailureKind, Keys, Rekey, Reply};
 
-use super::handle::{Asked, Engine};
+use super::handle::{Asked, Engine, blocking};
 use super::owner::{Command, KeyChange, Rekeying};
-use crate::vault::Recipient;
+use crate::vault::{Envelope, KeyringError, Recipient};
 
 impl Engine {
     pub(super) async fn keys(&self, of: Asked) -> Result<(), Failure> {
@@ -15,7 +15,7 @@ impl Engine {
             let recipient = |recipient: Recipient| stated_shared::Recipient {
                 key: recipient.to_string(),
                 fingerprint: recipient.fingerprint(),
-                is_own: shared.keyrings.own.contains(&recipient),
+                is_own: shared.keyrings.own.recipients().contains(&recipient),
             };
             Ok(Reply::Keys(Keys {
                 generation: shared.store.vault.generation(),
@@ -29,7 +29,17 @@ impl Engine {
     pub(super) async fn rekey(&self, of: Asked, rekey: Rekey) -> Result<(), Failure> {
         let Asked { session, connection, number } = of;
         let change = change(rekey)?;
-        self.send(Command::Rekey(Box::new(Rekeying { session, connection, number, change }))).await
+        let envelope = self.envelope(&change).await?;
+        self.send(Command::Rekey(Box::new(Rekeying { session, connection, number, change, envelope }))).await
+    }
+
+    /// What the next keyring is sealed in. The owner keeps everybody waiting, and waits for no plugin.
+    async fn envelope(&self, change: &KeyChange) -> Result<Result<Envelope, KeyringError>, Failure> {
+        let shared = Arc::clone(&self.shared);
+        let recipients = change.recipients(&shared.store.vault.recipients());
+        let asks_plugin = shared.keyrings.own.asks_plugin(&recipients);
+        let seal = move || Envelope::new(recipients, &shared.keyrings.own);
+        if asks_plugin { blocking(seal).await } else { Ok(seal()) }
     }
 }
 
@@ -38,8 +48,9 @@ fn change(rekey: Rekey) -> Result<KeyChange, Failure> {
     let parsed = |texts: Vec<String>| -> Result<Vec<Recipient>, Failure> {
         let parse = |text: String| {
             text.trim().parse::<Recipient>().map_err(|error| {
-                Failure::new(FailureKind::Usage, format!("recipient {text:?}: {error}"))
-                    .hint("a recipient is a public key: what age-keygen -y prints, or the line in id_ed25519.pub")
+                Failure::new(FailureKind::Usage, format!("recipient {text:?}: {error}")).hint(
+                    "a recipient is a public key: what age-keygen -y or a plugin prints, or the line in id_ed25519.pub",
+                )
             })
         };
         texts.into_iter().map(parse).collect()

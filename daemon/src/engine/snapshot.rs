@@ -128,14 +128,14 @@ mod tests {
 
     use super::*;
     use crate::machine::event::{Actor, Change, Committed, Content, Event, Payload, What};
-    use crate::vault::{ChainKey, Keyring};
+    use crate::vault::{ChainKey, Keyring, Own};
 
     fn vault(key: u8) -> Vault {
         let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".parse().unwrap();
         let (repository, mut bytes) = (RepositoryId([5; 16]), [key; 32]);
         let keyring =
             Keyring::new(Generation(1), repository, ChainKey::new(&mut bytes), vec![recipient], Timestamp(0)).unwrap();
-        let digest = keyring.seal().unwrap().digest;
+        let digest = keyring.seal(&Own::of(keyring.recipients())).unwrap().digest;
         Vault::new(keyring, digest)
     }
 

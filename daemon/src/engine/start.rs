@@ -25,7 +25,7 @@ use crate::host::{Clock, GrantTable, GrantTableError, Loaded, Origin};
 use crate::journal::{Journal, LocalSnapshots, Mark, Record, RecordKind, Unverified};
 use crate::machine::Machine;
 use crate::machine::event::{Actor, BootId, Event, Founded, LossAccepted, Opened, Rekeyed, What};
-use crate::vault::{KeyringPlace, Recipient, Vault};
+use crate::vault::{KeyringPlace, Own, Vault};
 
 /// Folds a journal into a machine, record by record.
 pub struct Replay {
@@ -167,8 +167,8 @@ pub struct Beginning {
 pub struct Keyrings {
     /// The place.
     pub place: KeyringPlace,
-    /// Whose private halves it has.
-    pub own: Vec<Recipient>,
+    /// What it keeps of the keys that it opened the present one with.
+    pub own: Own,
 }
 
 /// Where snapshots are kept, and whether one is wanted at once.

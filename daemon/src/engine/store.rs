@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::journal::{AppendError, MemoryStorage};
-    use crate::vault::{ChainKey, Keyring};
+    use crate::vault::{ChainKey, Keyring, Own};
 
     /// Blobs of which the first is just written when the keys are rotated.
     struct Rotated {
@@ -184,7 +184,7 @@ mod tests {
             Blobs::write(&self.blobs, id, sealed)?;
             self.once.call_once(|| {
                 let next = self.vault.keyring().rotated(ChainKey::new(&mut [8; 32]), Seq(5), Timestamp(0)).unwrap();
-                let digest = next.seal().unwrap().digest;
+                let digest = next.seal(&Own::of(next.recipients())).unwrap().digest;
                 self.vault.exchange(next, digest);
             });
             Ok(())
@@ -216,7 +216,7 @@ mod tests {
         let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".parse().unwrap();
         let (repository, key) = (RepositoryId([5; 16]), ChainKey::new(&mut [9; 32]));
         let keyring = Keyring::new(Generation(1), repository, key, vec![recipient], Timestamp(0)).unwrap();
-        let digest = keyring.seal().unwrap().digest;
+        let digest = keyring.seal(&Own::of(keyring.recipients())).unwrap().digest;
         let (vault, storage) = (Arc::new(Vault::new(keyring, digest)), MemoryStorage::new());
         let blobs = Rotated { blobs: storage.clone(), vault: Arc::clone(&vault), once: Once::new() };
         let store =

@@ -66,17 +66,7 @@ impl GuardedFile {
     /// the daemon's user, and nobody else may write them. What a symbolic link refers to is judged, and where the link is.
     pub fn read(path: &Path, len_max: usize) -> Result<Option<Self>, GuardedFileError> {
         let failed = |source: io::Error| GuardedFileError::Io { path: path.to_owned(), source };
-        match fs::symlink_metadata(path) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        }
-        let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let place = fs::canonicalize(parent).map_err(failed)?;
-        let real = fs::canonicalize(path).map_err(failed)?;
-        for directory in place.ancestors().chain(real.ancestors().skip(1)) {
-            judge(directory, &fs::metadata(directory).map_err(failed)?)?;
-        }
+        let Some(real) = place(path)? else { return Ok(None) };
         // The directories let nobody put another in its place from here on. A pipe would wait for its writer.
         let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits();
         let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(&real).map_err(failed)?;
@@ -88,6 +78,35 @@ impl GuardedFile {
         let text = read_text(&file, path, len_max)?;
         Ok(Some(Self { text, modified: metadata.modified().ok() }))
     }
+}
+
+/// Finds the program that a path names, and judges it and its place as [`GuardedFile::read`] does.
+pub fn guarded_program(path: &Path) -> Result<PathBuf, GuardedFileError> {
+    let failed = |source: io::Error| GuardedFileError::Io { path: path.to_owned(), source };
+    let real = place(path)?.ok_or_else(|| failed(ErrorKind::NotFound.into()))?;
+    let metadata = fs::metadata(&real).map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(GuardedFileError::NotAFile(path.to_owned()));
+    }
+    judge(&real, &metadata)?;
+    Ok(real)
+}
+
+/// Where a file really is, after the judgement of all directories on the way there; `None` where there is none.
+fn place(path: &Path) -> Result<Option<PathBuf>, GuardedFileError> {
+    let failed = |source: io::Error| GuardedFileError::Io { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    }
+    let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let place = fs::canonicalize(parent).map_err(failed)?;
+    let real = fs::canonicalize(path).map_err(failed)?;
+    for directory in place.ancestors().chain(real.ancestors().skip(1)) {
+        judge(directory, &fs::metadata(directory).map_err(failed)?)?;
+    }
+    Ok(Some(real))
 }
 
 fn read_text(file: &File, path: &Path, len_max: usize) -> Result<String, GuardedFileError> {

@@ -3,6 +3,7 @@
 //! The only room that reads a clock, draws random bytes or names a process; the others get what they need as
 //! arguments. It knows no session, no event and no journal.
 
+mod asked_program;
 mod clock;
 mod directory_lock;
 mod directory_watch;
@@ -21,6 +22,7 @@ mod socket;
 mod system_call;
 mod user;
 
+pub use asked_program::AskedProgram;
 #[cfg(test)]
 pub use clock::Held;
 pub use clock::{BootId, Clock};
@@ -30,7 +32,7 @@ pub use entropy::fill_random;
 #[cfg(test)]
 pub use entropy::seeded;
 pub use grant_table::{GrantTable, GrantTableError, Loaded, Origin};
-pub use guarded_file::{GuardedFile, GuardedFileError};
+pub use guarded_file::{GuardedFile, GuardedFileError, guarded_program};
 pub use hardening::{harden, raise_descriptor_limit};
 pub use locked::Locked;
 pub use notify::Supervisor;

@@ -1,9 +1,13 @@
 //! What a service manager is told.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+/// Whether the daemon serves already.
+static IS_READY: AtomicBool = AtomicBool::new(false);
 
 /// The service manager that started the daemon, where there is one; else every message goes nowhere.
 #[derive(Debug, Clone, Copy)]
@@ -15,8 +19,16 @@ impl Supervisor {
         self.tell(&[NotifyState::Status(status)]);
     }
 
+    /// What somebody has to do before the start goes on; a client that waits for it shows that. Later it is said nowhere.
+    pub fn asks(self, text: &str) {
+        if !IS_READY.load(Ordering::Relaxed) {
+            self.tell(&[NotifyState::Status(text), NotifyState::Custom("X_STATED_ASKS=1")]);
+        }
+    }
+
     /// The daemon serves.
     pub fn ready(self, status: &str) {
+        IS_READY.store(true, Ordering::Relaxed);
         self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 

@@ -1,5 +1,6 @@
 //! A host in one process: a disk, a clock, and daemons that start, stop and die on it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -92,7 +93,8 @@ impl Host {
         let beside = tempfile::tempdir().unwrap();
         let identity = beside.path().join("identity");
         create_identity(&identity, Timestamp(0)).unwrap();
-        let identities = Identities::parse(&std::fs::read(&identity).unwrap(), || Err(std::fmt::Error)).unwrap();
+        let identities =
+            Identities::parse(&std::fs::read(&identity).unwrap(), Arc::default(), || Err(std::fmt::Error)).unwrap();
         let settings = Settings {
             state_dir,
             socket: beside.path().join("socket"),
@@ -100,6 +102,7 @@ impl Host {
             identity: SecretSource::File(identity),
             identity_is_configured: true,
             passphrase: None,
+            plugins: BTreeMap::new(),
             credentials_dir: None,
             recipients: Vec::new(),
             content_memory_bytes: 1 << 30,
@@ -174,10 +177,7 @@ impl Host {
             snapshots: Snapshots { place: None, is_due: false },
             loss,
             audit_keep: AuditKeep::FOR_EVER,
-            keyrings: Keyrings {
-                place: KeyringPlace::new(disk, &self.settings.state_dir),
-                own: self.identities.recipients(),
-            },
+            keyrings: Keyrings { place: KeyringPlace::new(disk, &self.settings.state_dir), own: self.identities.own() },
         };
         let engine = Stepped::begin(beginning, &TaskTracker::new()).map_err(NotStarted::Start)?;
         let mut daemon = Daemon { engine, ended, connections: Vec::new() };

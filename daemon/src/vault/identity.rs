@@ -1,21 +1,24 @@
-//! Users' keys: age identity files, also behind a passphrase, and OpenSSH private keys.
+//! Users' keys: age identity files, also behind a passphrase, plugins' identities in them, and OpenSSH private keys.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use age::armor::ArmoredReader;
 use age::secrecy::{ExposeSecret, SecretString};
 use age::ssh::UnsupportedKey;
 use age::{DecryptError, Decryptor, scrypt, ssh, x25519};
+use age_core::primitives::bech32_decode;
 use stated_shared::Timestamp;
 use zeroize::Zeroizing;
 
-use super::recipient::{Recipient, RecipientError};
-use super::seal::has_header;
+use super::plugin::{PluginError, Plugins, Unwrapping};
+use super::recipient::{Recipient, RecipientError, is_plugin_name};
+use super::seal::{Unsealed, has_header, is_opened, open_age};
 use super::{IDENTITY_LEN_MAX, PASSPHRASE_LEN_MAX};
 
 /// The largest work factor of a passphrase that is accepted: 2^22 takes 4 GiB of memory. Stock `age` has the same.
@@ -28,6 +31,23 @@ const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 /// The secret keys of one user. `Debug` shows how many, never what.
 pub struct Identities {
     keys: Vec<Key>,
+    kept: Vec<Kept>,
+    plugins: Arc<Plugins>,
+}
+
+/// What a start learns of its user's keys and the daemon goes on with: none of the secret ones.
+pub struct Own {
+    recipients: Vec<Recipient>,
+    kept: Vec<Kept>,
+    plugins: Arc<Plugins>,
+}
+
+/// Identities that one plugin keeps the keys of.
+#[derive(Clone)]
+struct Kept {
+    plugin: String,
+    /// As secret as the plugin makes them; most say only where the key is.
+    identities: Vec<Zeroizing<String>>,
 }
 
 struct Key {
@@ -56,6 +76,10 @@ impl Passphrase {
         let fits = !line.is_empty() && line.len() as u64 <= PASSPHRASE_LEN_MAX;
         fits.then(|| Self(SecretString::from(owned)))
     }
+
+    pub(super) fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
 }
 
 /// Why a text is no identity that can be used; all of these are configuration (exit 78).
@@ -69,8 +93,8 @@ pub enum IdentityError<E: std::error::Error + 'static> {
     /// It is longer than [`IDENTITY_LEN_MAX`].
     #[error("it is longer than {IDENTITY_LEN_MAX} bytes")]
     TooLong,
-    /// A line is neither a comment nor an X25519 secret key: a plugin's, say.
-    #[error("line {line} is no AGE-SECRET-KEY-1 key")]
+    /// A line is neither a comment nor a key of age's or a plugin's.
+    #[error("line {line} is no AGE-SECRET-KEY-1 key, and no plugin's identity")]
     Line {
         /// Which line, from 1; its text may be a secret.
         line: usize,
@@ -98,56 +122,156 @@ pub enum IdentityError<E: std::error::Error + 'static> {
 impl Identities {
     /// Reads an age identity file, one that `age -p` sealed, or an OpenSSH private key.
     ///
-    /// `passphrase` is asked once, and only where one is needed.
+    /// `passphrase` is asked once, and only where one is needed; `plugins` are asked when something is to be opened or sealed.
     pub fn parse<E: std::error::Error + 'static>(
         text: &[u8],
+        plugins: Arc<Plugins>,
         passphrase: impl FnOnce() -> Result<Passphrase, E>,
     ) -> Result<Self, IdentityError<E>> {
         if text.len() as u64 > IDENTITY_LEN_MAX {
             return Err(IdentityError::TooLong);
         }
-        let keys = if text.starts_with(AGE_MAGIC) || text.starts_with(ARMOR_BEGIN) {
+        let (keys, kept) = if text.starts_with(AGE_MAGIC) || text.starts_with(ARMOR_BEGIN) {
             lines(&unsealed(text, passphrase)?)?
         } else if text.starts_with(PEM_BEGIN) {
-            vec![ssh_key(text, passphrase)?]
+            (vec![ssh_key(text, passphrase)?], Vec::new())
         } else {
             lines(text)?
         };
-        if keys.is_empty() { Err(IdentityError::Empty) } else { Ok(Self { keys }) }
+        let is_empty = keys.is_empty() && kept.is_empty();
+        if is_empty { Err(IdentityError::Empty) } else { Ok(Self { keys, kept, plugins }) }
     }
 
-    /// Who data must be sealed to for these keys to open it.
+    /// Who data must be sealed to for these keys to open it; what a plugin keeps does not say.
     pub fn recipients(&self) -> Vec<Recipient> {
         self.keys.iter().map(|key| key.recipient.clone()).collect()
     }
 
-    pub(super) fn as_dyn(&self) -> impl Iterator<Item = &dyn age::Identity> {
-        self.keys.iter().map(|key| match &key.secret {
+    /// What people tell these keys by.
+    pub fn told(&self) -> Vec<String> {
+        let keys = self.keys.iter().map(|key| key.recipient.fingerprint());
+        keys.chain(self.kept.iter().map(|kept| format!("an identity of age-plugin-{}", kept.plugin))).collect()
+    }
+
+    /// What the daemon keeps of them.
+    pub fn own(&self) -> Own {
+        Own { recipients: self.recipients(), kept: self.kept.clone(), plugins: Arc::clone(&self.plugins) }
+    }
+
+    /// Opens one age file: by the keys themselves, and where none fits by those that plugins keep.
+    pub(super) fn open(&self, sealed: &[u8], len_max: usize) -> Result<Zeroizing<Vec<u8>>, NotOpened> {
+        let secrets = self.keys.iter().map(|key| match &key.secret {
             Secret::X25519(secret) => secret as &dyn age::Identity,
             Secret::Ssh(secret) => secret,
-        })
+        });
+        by_plugins_too(secrets, &self.kept, &self.plugins, |identities| open_age(identities, sealed, len_max))
     }
+}
+
+impl Own {
+    /// The private halves of these, and no plugin.
+    #[cfg(test)]
+    pub fn of(recipients: &[Recipient]) -> Self {
+        Self { recipients: recipients.to_vec(), kept: Vec::new(), plugins: Arc::default() }
+    }
+
+    /// Whose private halves the daemon has.
+    pub fn recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+
+    /// What is asked where somebody who is sealed to has a plugin.
+    pub(super) fn plugins(&self) -> &Plugins {
+        &self.plugins
+    }
+
+    /// Whether a plugin is asked to seal to these, or to open what is sealed to them.
+    pub fn asks_plugin(&self, recipients: &[Recipient]) -> bool {
+        recipients.iter().any(Recipient::takes_plugin) || !self.is_among(recipients) && !self.kept.is_empty()
+    }
+
+    fn is_among(&self, recipients: &[Recipient]) -> bool {
+        recipients.iter().any(|recipient| self.recipients.contains(recipient))
+    }
+
+    /// Whether the daemon opens what is sealed to these; where it takes a plugin to tell, that opens such a file's header.
+    pub(super) fn opens(&self, recipients: &[Recipient], header: &[u8]) -> Result<bool, PluginError> {
+        if self.is_among(recipients) {
+            return Ok(true);
+        }
+        match by_plugins_too(std::iter::empty(), &self.kept, &self.plugins, |identities| is_opened(identities, header))
+        {
+            Ok(()) => Ok(true),
+            Err(NotOpened::Plugin(error)) => Err(error),
+            Err(NotOpened::Unsealed(_)) => Ok(false),
+        }
+    }
+}
+
+/// Why an age file did not open.
+pub(super) enum NotOpened {
+    Unsealed(Unsealed),
+    /// No key fits, and a plugin that keeps one could not be asked.
+    Plugin(PluginError),
+}
+
+fn by_plugins_too<'a, T>(
+    secrets: impl Iterator<Item = &'a dyn age::Identity>,
+    kept: &[Kept],
+    plugins: &Plugins,
+    open: impl FnOnce(&mut dyn Iterator<Item = &dyn age::Identity>) -> Result<T, Unsealed>,
+) -> Result<T, NotOpened> {
+    let failed = Mutex::new(None);
+    let kept: Vec<Unwrapping<'_>> = kept
+        .iter()
+        .map(|Kept { plugin, identities }| Unwrapping { plugins, name: plugin, identities, failed: &failed })
+        .collect();
+    let kept = kept.iter().map(|unwrapping| unwrapping as &dyn age::Identity);
+    let opened = open(&mut secrets.map(|secret| secret as &dyn age::Identity).chain(kept));
+    opened.map_err(|unsealed| match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) if unsealed == Unsealed::WrongKey => NotOpened::Plugin(error),
+        _ => NotOpened::Unsealed(unsealed),
+    })
 }
 
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identities({} hidden)", self.keys.len())
+        write!(f, "Identities({} hidden)", self.keys.len() + self.kept.len())
     }
 }
 
 /// The keys of an identity file as `age-keygen` writes it.
-fn lines<E: std::error::Error>(text: &[u8]) -> Result<Vec<Key>, IdentityError<E>> {
-    let mut keys = Vec::new();
+fn lines<E: std::error::Error>(text: &[u8]) -> Result<(Vec<Key>, Vec<Kept>), IdentityError<E>> {
+    let (mut keys, mut kept) = (Vec::new(), Vec::<Kept>::new());
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() || line[0] == b'#' {
             continue;
         }
-        let key = std::str::from_utf8(line).ok().and_then(|line| line.parse::<x25519::Identity>().ok());
-        let key = key.ok_or(IdentityError::Line { line: index + 1 })?;
-        keys.push(Key { recipient: Recipient::of_x25519(key.to_public()), secret: Secret::X25519(key) });
+        let line = std::str::from_utf8(line).map_err(|_| IdentityError::Line { line: index + 1 })?;
+        if let Ok(key) = line.parse::<x25519::Identity>() {
+            keys.push(Key { recipient: Recipient::of_x25519(key.to_public()), secret: Secret::X25519(key) });
+            continue;
+        }
+        let plugin = plugin_of(line).ok_or(IdentityError::Line { line: index + 1 })?;
+        let identity = Zeroizing::new(line.to_owned());
+        // Of one plugin all are asked for at once.
+        match kept.iter_mut().find(|kept| kept.plugin == plugin) {
+            Some(kept) => kept.identities.push(identity),
+            None => kept.push(Kept { plugin, identities: vec![identity] }),
+        }
     }
-    Ok(keys)
+    Ok((keys, kept))
+}
+
+/// The plugin that keeps the key of an identity `AGE-PLUGIN-NAME-1…`.
+fn plugin_of(line: &str) -> Option<String> {
+    if line.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return None;
+    }
+    let name = |hrp: &str| Some(hrp.strip_prefix("AGE-PLUGIN-")?.strip_suffix('-')?.to_ascii_lowercase());
+    let name = bech32_decode(line, |_| (), |_| Ok(()), |hrp, _| Ok(name(hrp.as_str())));
+    name.ok().flatten().filter(|name| is_plugin_name(name))
 }
 
 /// The identity file in one that `age -p` sealed.
@@ -277,11 +401,11 @@ pub(super) mod tests {
     }
 
     fn read(text: &[u8]) -> Result<Identities, IdentityError<Infallible>> {
-        Identities::parse(text, || panic!("no passphrase is needed"))
+        Identities::parse(text, Arc::default(), || panic!("no passphrase is needed"))
     }
 
     fn read_with(text: &[u8], passphrase: &str) -> Result<Identities, IdentityError<Infallible>> {
-        Identities::parse(text, || Ok(Passphrase::first_line(passphrase.as_bytes()).unwrap()))
+        Identities::parse(text, Arc::default(), || Ok(Passphrase::first_line(passphrase.as_bytes()).unwrap()))
     }
 
     /// What `age -p` writes, with less work.
@@ -340,7 +464,8 @@ pub(super) mod tests {
             let opened = read_with(&sealed, "open sesame\r\nand a second line").unwrap();
             assert_eq!(opened.recipients(), [Recipient::of_x25519(key.to_public())]);
             assert!(matches!(read_with(&sealed, "open says me"), Err(IdentityError::WrongPassphrase)));
-            let none: Result<_, IdentityError<std::fmt::Error>> = Identities::parse(&sealed, || Err(std::fmt::Error));
+            let none: Result<_, IdentityError<std::fmt::Error>> =
+                Identities::parse(&sealed, Arc::default(), || Err(std::fmt::Error));
             assert!(matches!(none, Err(IdentityError::Passphrase(_))));
             let cut = &sealed[..sealed.len() - 40];
             assert!(matches!(
@@ -367,7 +492,9 @@ pub(super) mod tests {
     #[test]
     fn a_file_that_is_sealed_to_a_key_is_no_identity() {
         let recipient = user().recipients().remove(0);
-        let sealed = super::super::seal::seal_age(std::iter::once(recipient.as_dyn()), b"x").unwrap();
+        let none = Plugins::default();
+        let recipient = recipient.for_age(&none);
+        let sealed = super::super::seal::seal_age(std::iter::once(&*recipient), b"x").unwrap();
         assert!(matches!(read(&sealed), Err(IdentityError::Sealed)));
     }
 

@@ -15,9 +15,10 @@ use stated_shared::limits::RECIPIENTS_MAX;
 use stated_shared::{Digest, Generation, RepositoryId, Seq, Timestamp};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::identity::Identities;
+use super::identity::{Identities, NotOpened, Own};
+use super::plugin::{PluginError, wrapping_failed};
 use super::recipient::{Recipient, addressees};
-use super::seal::{SealError, Unsealed, has_header, open_age, seal_age};
+use super::seal::{Empty, SealError, Unsealed, has_header};
 use super::{AGE_HEADER_LEN_MAX, KEYRING_FILE_LEN_MAX, sha256};
 use crate::disk::{Access, Disk, Entry};
 
@@ -67,6 +68,14 @@ pub(super) struct Former {
     pub identity: x25519::Identity,
 }
 
+/// What a keyring is sealed in: whoever shall open it is in its header, and no content is there yet.
+///
+/// It takes a plugin's time, and somebody's who has to touch a token; the keyring itself is made when it is needed.
+pub struct Envelope {
+    recipients: Vec<Recipient>,
+    empty: Empty,
+}
+
 /// The directory of the keyrings.
 #[derive(Clone)]
 pub struct KeyringPlace {
@@ -114,9 +123,15 @@ pub enum KeyringError {
     /// So many or so long recipients that the file could not be opened again; an RSA key takes five times the room.
     #[error("{0} recipients of these kinds do not fit a keyring's header of {AGE_HEADER_LEN_MAX} bytes")]
     HeaderTooLong(usize),
+    /// None of the daemon's own keys would open it, so it could not start again.
+    #[error("none of the daemon's own keys opens what is sealed to these recipients alone")]
+    NotToOwn,
+    /// A plugin was needed to seal or open it.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
     /// The bytes could not be sealed.
     #[error("cannot seal a keyring")]
-    Seal(#[from] SealError),
+    Seal(#[source] SealError),
     /// The system refused.
     #[error("cannot use {}", path.display())]
     Io {
@@ -129,20 +144,14 @@ pub enum KeyringError {
 
 impl Keyring {
     /// A new generation: `age` draws the repository's identity, everything else is an argument.
-    ///
-    /// The recipients are sorted and made unique, since they are a set.
     pub fn new(
         generation: Generation,
         repository: RepositoryId,
         chain_key: ChainKey,
-        mut recipients: Vec<Recipient>,
+        recipients: Vec<Recipient>,
         created: Timestamp,
     ) -> Result<Self, KeyringError> {
-        recipients.sort_by_key(Recipient::to_string);
-        recipients.dedup();
-        if recipients.is_empty() || recipients.len() > RECIPIENTS_MAX {
-            return Err(KeyringError::Recipients(recipients.len()));
-        }
+        let recipients = set(recipients)?;
         // The text has whole seconds; so has what is written from it again.
         let created = Timestamp(created.0 / 1000 * 1000);
         let identity = x25519::Identity::generate();
@@ -198,12 +207,14 @@ impl Keyring {
     }
 
     /// Seals it to its recipients. Every call gives other bytes.
-    pub fn seal(&self) -> Result<SealedKeyring, KeyringError> {
-        let bytes = seal_age(self.recipients.iter().map(Recipient::as_dyn), self.text().as_bytes())?;
-        // What would not open again is not written.
-        if !has_header(&bytes) {
-            return Err(KeyringError::HeaderTooLong(self.recipients.len()));
-        }
+    pub fn seal(&self, own: &Own) -> Result<SealedKeyring, KeyringError> {
+        self.seal_in(Envelope::new(self.recipients.clone(), own)?)
+    }
+
+    /// Seals it in this envelope, which must be for the same recipients.
+    pub fn seal_in(&self, envelope: Envelope) -> Result<SealedKeyring, KeyringError> {
+        debug_assert!(envelope.recipients == self.recipients, "who is sealed to is told inside, too");
+        let bytes = envelope.empty.fill(self.text().as_bytes()).map_err(KeyringError::Seal)?;
         let digest = sha256(&bytes);
         Ok(SealedKeyring { bytes, digest })
     }
@@ -223,11 +234,13 @@ impl Keyring {
             io::ErrorKind::NotFound => KeyringError::Missing(path.clone()),
             _ => KeyringError::Io { path: path.clone(), source },
         })?;
-        let text =
-            open_age(with.as_dyn(), &bytes, KEYRING_FILE_LEN_MAX as usize).map_err(|unsealed| match unsealed {
-                Unsealed::WrongKey => KeyringError::NotOurs { path: path.clone(), sealed_to: addressees(&bytes) },
-                Unsealed::Damaged(what) => damaged(what),
-            })?;
+        let text = with.open(&bytes, KEYRING_FILE_LEN_MAX as usize).map_err(|not_opened| match not_opened {
+            NotOpened::Unsealed(Unsealed::WrongKey) => {
+                KeyringError::NotOurs { path: path.clone(), sealed_to: addressees(&bytes) }
+            }
+            NotOpened::Unsealed(Unsealed::Damaged(what)) => damaged(what),
+            NotOpened::Plugin(error) => error.into(),
+        })?;
         let keyring = Self::parse(&text).ok_or_else(|| damaged("its text is not a keyring's".to_owned()))?;
         if keyring.generation != generation {
             return Err(damaged(format!("it is generation {}", keyring.generation)));
@@ -289,6 +302,45 @@ impl Former {
             chain_key: chain_key(part)?,
             identity: identity(part)?,
         })
+    }
+}
+
+/// Recipients are a set: sorted here, and each once.
+fn set(mut recipients: Vec<Recipient>) -> Result<Vec<Recipient>, KeyringError> {
+    recipients.sort_by_key(Recipient::to_string);
+    recipients.dedup();
+    if recipients.is_empty() || recipients.len() > RECIPIENTS_MAX {
+        return Err(KeyringError::Recipients(recipients.len()));
+    }
+    Ok(recipients)
+}
+
+impl Envelope {
+    /// For these recipients, who must be such that the daemon opens it again.
+    pub fn new(recipients: Vec<Recipient>, own: &Own) -> Result<Self, KeyringError> {
+        let recipients = set(recipients)?;
+        let for_age: Vec<_> = recipients.iter().map(|recipient| recipient.for_age(own.plugins())).collect();
+        let empty = Empty::new(for_age.iter().map(|recipient| &**recipient)).map_err(|error| match &error {
+            SealError::Recipients(refused) => {
+                wrapping_failed(refused).cloned().map_or(KeyringError::Seal(error), KeyringError::Plugin)
+            }
+            SealError::Stream(_) => KeyringError::Seal(error),
+        })?;
+        drop(for_age);
+        let header = empty.header();
+        // What would not open again is not written.
+        if !has_header(&header) {
+            return Err(KeyringError::HeaderTooLong(recipients.len()));
+        }
+        if !own.opens(&recipients, &header)? {
+            return Err(KeyringError::NotToOwn);
+        }
+        Ok(Self { recipients, empty })
+    }
+
+    /// Whether it is for these, in whatever order.
+    pub fn is_for(&self, recipients: &[Recipient]) -> bool {
+        self.recipients == recipients
     }
 }
 
@@ -380,7 +432,7 @@ pub fn fuzz_keyring(bytes: &[u8]) {
         assert_eq!(keyring.text().as_bytes(), bytes);
     }
     let identity = age::x25519::Identity::generate();
-    let opened = open_age(std::iter::once(&identity as &dyn age::Identity), bytes, 1 << 20);
+    let opened = super::seal::open_age(std::iter::once(&identity as &dyn age::Identity), bytes, 1 << 20);
     assert!(opened.is_err(), "nothing is sealed to a key that was just made");
 }
 
@@ -415,12 +467,21 @@ mod tests {
         Keyring::new(Generation(1), RepositoryId([5; 16]), key, recipients, Timestamp(1_764_000_000_123)).unwrap()
     }
 
+    fn own(keyring: &Keyring) -> Own {
+        Own::of(keyring.recipients())
+    }
+
+    fn sealed(recipients: Vec<Recipient>) -> Result<SealedKeyring, KeyringError> {
+        let keyring = keyring(recipients);
+        keyring.seal(&own(&keyring))
+    }
+
     #[test]
     fn each_recipient_opens_it_and_nobody_else() {
         let dir = tempfile::tempdir().unwrap();
         let ((alice, a), (bob, b), (eve, _)) = (user(), user(), user());
         let written = keyring(vec![a, b]);
-        let sealed = written.seal().unwrap();
+        let sealed = written.seal(&own(&written)).unwrap();
         sealed.write(&RealDisk, dir.path(), Generation(1)).unwrap();
         for user in [&alice, &bob] {
             let (loaded, digest) = Keyring::load(&RealDisk, dir.path(), Generation(1), user).unwrap();
@@ -438,9 +499,9 @@ mod tests {
     fn a_keyring_is_never_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let (_, recipient) = user();
-        let first = keyring(vec![recipient.clone()]).seal().unwrap();
+        let first = sealed(vec![recipient.clone()]).unwrap();
         first.write(&RealDisk, dir.path(), Generation(1)).unwrap();
-        let second = keyring(vec![recipient]).seal().unwrap();
+        let second = sealed(vec![recipient]).unwrap();
         assert!(matches!(second.write(&RealDisk, dir.path(), Generation(1)), Err(KeyringError::Exists(_))));
         assert_eq!(fs::read(dir.path().join("1.age")).unwrap(), first.bytes);
     }
@@ -449,7 +510,7 @@ mod tests {
     fn every_flipped_byte_of_it_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let (alice, recipient) = user();
-        let sealed = keyring(vec![recipient]).seal().unwrap();
+        let sealed = sealed(vec![recipient]).unwrap();
         for at in 0..sealed.bytes.len() {
             let mut bytes = sealed.bytes.clone();
             bytes[at] ^= 1;
@@ -466,7 +527,7 @@ mod tests {
     fn another_generations_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (alice, recipient) = user();
-        keyring(vec![recipient]).seal().unwrap().write(&RealDisk, dir.path(), Generation(2)).unwrap();
+        sealed(vec![recipient]).unwrap().write(&RealDisk, dir.path(), Generation(2)).unwrap();
         let error = Keyring::load(&RealDisk, dir.path(), Generation(2), &alice).unwrap_err();
         assert!(matches!(error, KeyringError::Damaged { .. }));
     }
@@ -495,7 +556,7 @@ mod tests {
     fn a_keyring_that_would_not_open_again_is_not_sealed() {
         let of_bits = |bits: usize| recipient::tests::rsa_of_bits(bits).parse::<Recipient>().unwrap();
         // Lengths that differ make the keys differ.
-        let long = |count: usize| keyring((0..count).map(|index| of_bits(4096 - index)).collect()).seal();
+        let long = |count: usize| sealed((0..count).map(|index| of_bits(4096 - index)).collect());
         assert!(matches!(long(30), Err(KeyringError::HeaderTooLong(30))));
         assert!(long(20).is_ok());
     }

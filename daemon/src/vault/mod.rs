@@ -9,14 +9,16 @@
 mod chain;
 mod identity;
 mod keyring;
+mod plugin;
 mod recipient;
 mod seal;
 
 pub use chain::{same, sha256};
-pub use identity::{CreateIdentityError, Identities, IdentityError, Passphrase, create_identity};
+pub use identity::{CreateIdentityError, Identities, IdentityError, Own, Passphrase, create_identity};
 #[cfg(fuzzing)]
 pub use keyring::fuzz_keyring;
-pub use keyring::{ChainKey, Keyring, KeyringError, KeyringPlace, SealedKeyring};
+pub use keyring::{ChainKey, Envelope, Keyring, KeyringError, KeyringPlace, SealedKeyring};
+pub use plugin::{PluginError, Plugins};
 pub use recipient::{Recipient, RecipientError};
 pub use seal::{SealError, Unsealed, Vault};
 

@@ -1,14 +1,16 @@
-//! Whom a keyring can be sealed to: `age1…` public keys, and SSH keys of the two kinds that age knows.
+//! Whom a keyring can be sealed to: `age1…` public keys, those of plugins too, and SSH keys of the two kinds that age knows.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use age::ssh::ParseRecipientKeyError;
-use age::{ssh, x25519};
+use age::{ssh, tag, x25519};
+use age_core::primitives::bech32_decode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
+use super::plugin::{Plugins, Wrapping};
 use super::sha256;
 
 /// Someone that data can be sealed to; equal where the canonical spelling is.
@@ -21,13 +23,17 @@ pub struct Recipient {
 #[derive(Clone)]
 enum PublicKey {
     X25519(x25519::Recipient),
+    /// A token's, of which age itself makes use; only its plugin opens what is sealed to it.
+    Tag(tag::Recipient),
     Ssh(ssh::Recipient),
+    /// One that takes this plugin.
+    Plugin(String),
 }
 
 /// A text that is no recipient of a kind that is supported.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecipientError {
-    /// It is none of the three kinds, or is not spelled as its tool prints it.
+    /// It is none of the kinds, or is not spelled as its tool prints it.
     #[error("expected a public key: age1…, ssh-ed25519 … or ssh-rsa …")]
     Unknown,
     /// An SSH key of a kind that nothing can be sealed to.
@@ -51,18 +57,26 @@ impl Recipient {
         key.to_string().parse()
     }
 
-    pub(super) fn as_dyn(&self) -> &dyn age::Recipient {
+    /// The recipient for `age` to seal to, which may ask a plugin.
+    pub(super) fn for_age<'a>(&'a self, plugins: &'a Plugins) -> Box<dyn age::Recipient + 'a> {
         match &self.key {
-            PublicKey::X25519(key) => key,
-            PublicKey::Ssh(key) => key,
+            PublicKey::X25519(key) => Box::new(key.clone()),
+            PublicKey::Tag(key) => Box::new(key.clone()),
+            PublicKey::Ssh(key) => Box::new(key.clone()),
+            PublicKey::Plugin(name) => Box::new(Wrapping { plugins, name, recipient: &self.spelling }),
         }
+    }
+
+    /// Whether a plugin is asked to seal to it.
+    pub(super) fn takes_plugin(&self) -> bool {
+        matches!(self.key, PublicKey::Plugin(_))
     }
 
     /// How people tell the key: an age key by itself, an SSH key by what `ssh-keygen -l` prints.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         match &self.key {
-            PublicKey::X25519(_) => self.spelling.clone(),
+            PublicKey::X25519(_) | PublicKey::Tag(_) | PublicKey::Plugin(_) => self.spelling.clone(),
             PublicKey::Ssh(ssh::Recipient::SshRsa(wire, _) | ssh::Recipient::SshEd25519(wire, _)) => {
                 let kind = self.spelling.split(' ').next().unwrap_or_default();
                 format!("{kind} SHA256:{}", BASE64_STANDARD_NO_PAD.encode(sha256(wire).0))
@@ -74,12 +88,10 @@ impl Recipient {
 impl FromStr for Recipient {
     type Err = RecipientError;
 
-    /// Reads what `age-keygen -y` or a `.pub` file of `ssh-keygen` says. An SSH key's comment is dropped.
+    /// Reads what `age-keygen -y`, a plugin or a `.pub` file of `ssh-keygen` says. An SSH key's comment is dropped.
     fn from_str(text: &str) -> Result<Self, RecipientError> {
         let Some((kind, rest)) = text.split_once(' ') else {
-            let key: x25519::Recipient = text.parse().map_err(|_| RecipientError::Unknown)?;
-            // Bech32 has an upper-case spelling too; a recipient has one here, so that lists compare by text.
-            return if key.to_string() == text { Ok(Self::of_x25519(key)) } else { Err(RecipientError::Unknown) };
+            return Self::of_bech32(text).ok_or(RecipientError::Unknown);
         };
         let encoded = rest.split(' ').next().unwrap_or_default();
         let spelling = format!("{kind} {encoded}");
@@ -96,6 +108,35 @@ impl FromStr for Recipient {
             Err(RecipientError::Unknown)
         }
     }
+}
+
+impl Recipient {
+    fn of_bech32(text: &str) -> Option<Self> {
+        // Bech32 has an upper-case spelling too; a recipient has one here, so that lists compare by text.
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return None;
+        }
+        if let Ok(key) = text.parse::<x25519::Recipient>() {
+            return Some(Self::of_x25519(key));
+        }
+        let key = match text.parse::<tag::Recipient>() {
+            Ok(key) => PublicKey::Tag(key),
+            Err(_) => PublicKey::Plugin(plugin_of(text)?),
+        };
+        Some(Self { spelling: text.to_owned(), key })
+    }
+}
+
+/// The plugin that a recipient `age1NAME1…` takes.
+fn plugin_of(text: &str) -> Option<String> {
+    let name =
+        bech32_decode(text, |_| (), |_| Ok(()), |hrp, _| Ok(hrp.as_str().strip_prefix("age1").map(str::to_owned)));
+    name.ok().flatten().filter(|name| is_plugin_name(name))
+}
+
+/// Whether it can be a part of a program's name.
+pub(super) fn is_plugin_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte))
 }
 
 impl fmt::Display for Recipient {
@@ -141,7 +182,10 @@ pub(super) fn addressees(header: &[u8]) -> Vec<String> {
             {
                 found.push(format!("{kind} SHA256:{}…", &tag[..5]));
             }
-            _ => {}
+            // Grease, which age adds so that readers learn to pass over what they do not know.
+            (Some(kind), _) if kind.ends_with("-grease") => {}
+            (Some(kind), _) => found.push(format!("a key of the kind {kind}")),
+            (None, _) => {}
         }
     }
     match x25519 {
@@ -172,10 +216,31 @@ pub(super) mod tests {
             assert!(format!(" {text}").parse::<Recipient>().is_err());
         }
         assert!(age.to_uppercase().parse::<Recipient>().is_err());
-        assert!("age1yubikey1qqqq".parse::<Recipient>().is_err());
+        for text in ["age1yubikey1qqqq", "age11qqqq", "AGE-PLUGIN-YUBIKEY-1QVHULF"] {
+            assert!(text.parse::<Recipient>().is_err(), "{text}");
+        }
         let commented: Recipient = format!("{ED25519} alice@example with a comment").parse().unwrap();
         assert_eq!(commented, ED25519.parse().unwrap());
         assert_eq!(commented.to_string(), ED25519);
+    }
+
+    #[test]
+    fn a_tokens_key_is_sealed_to_without_its_plugin_and_any_other_plugins_is_not() {
+        let tag = "age1tag1qt8lw0ual6avlwmwatk888yqnmdamm7xfd0wak53ut6elz5c4swx2yqdj4e";
+        let plugin = "age1token1v9nk2vttw9eku6r28qcx5wttvumxwct2xenr2dmh8p6hvufhxc6h5arpw3unqenhv46kz6mdxdsk5cm4v5mhwurdw9kk5mt48qusmyagw3".to_owned();
+        let sealed = |text: &str| {
+            let recipient: Recipient = text.parse().unwrap();
+            assert_eq!((recipient.to_string(), recipient.fingerprint()), (text.to_owned(), text.to_owned()));
+            let none = Plugins::default();
+            super::super::seal::seal_age(std::iter::once(&*recipient.for_age(&none)), b"x")
+        };
+        assert_eq!(addressees(&sealed(tag).unwrap()), ["a key of the kind p256tag"]);
+        let error = sealed(&plugin).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap();
+        assert!(source.to_string().contains("no program for token"), "{source}");
+        for other in [plugin.to_uppercase(), plugin.replace("age1", "AGE1"), format!("{plugin}q"), tag.to_uppercase()] {
+            assert!(other.parse::<Recipient>().is_err(), "{other}");
+        }
     }
 
     #[test]
@@ -209,7 +274,9 @@ pub(super) mod tests {
     fn a_header_tells_ssh_keys_by_the_beginning_of_their_fingerprints() {
         let recipients: Vec<Recipient> = [ED25519, RSA].iter().map(|text| text.parse().unwrap()).collect();
         let x25519 = x25519::Identity::generate().to_public();
-        let all = recipients.iter().map(Recipient::as_dyn).chain([&x25519 as &dyn age::Recipient]);
+        let none = Plugins::default();
+        let all: Vec<_> = recipients.iter().map(|recipient| recipient.for_age(&none)).collect();
+        let all = all.iter().map(|recipient| &**recipient).chain([&x25519 as &dyn age::Recipient]);
         let sealed = super::super::seal::seal_age(all, b"-> ssh-rsa AAAAAA").unwrap();
         let found = addressees(&sealed);
         assert_eq!(found.len(), 3, "{found:?}");

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use age::stream::StreamWriter;
+use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, x25519};
 use stated_shared::{Digest, Generation, RepositoryId, Seq};
 use zeroize::Zeroizing;
@@ -75,6 +75,12 @@ struct Sealing {
     sink: Sink,
 }
 
+/// An age file to whomever, which has its header and no content.
+pub(super) struct Empty {
+    stream: StreamWriter<Sink>,
+    sink: Sink,
+}
+
 /// Where an age file is written, to be given more room once its length is known.
 #[derive(Clone)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -115,8 +121,7 @@ impl Vault {
     /// Whether an age file is sealed to the keys in use, and not to former ones; no byte of its content is looked at.
     pub fn is_present(&self, sealed: &[u8]) -> bool {
         let keys = self.keys();
-        let opened = has_header(sealed).then(|| Decryptor::new_buffered(sealed).ok()).flatten();
-        opened.is_some_and(|opened| opened.decrypt(iter::once(&keys.keyring.identity as &dyn age::Identity)).is_ok())
+        is_opened(iter::once(&keys.keyring.identity as &dyn age::Identity), sealed).is_ok()
     }
 
     /// Seals to the repository: a complete, standard age file.
@@ -255,13 +260,31 @@ impl fmt::Debug for Vault {
     }
 }
 
+impl Empty {
+    /// Wraps a new file key for these recipients, which may ask plugins.
+    pub fn new<'a>(recipients: impl Iterator<Item = &'a dyn age::Recipient>) -> Result<Self, SealError> {
+        let (stream, sink) = begin(recipients, AGE_HEADER_LEN_USUAL)?;
+        Ok(Self { stream, sink })
+    }
+
+    /// What is written so far.
+    pub fn header(&self) -> Vec<u8> {
+        self.sink.lock().clone()
+    }
+
+    /// The whole file, with this content.
+    pub fn fill(self, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
+        write_to(self.stream, &self.sink, &[plaintext]).map_err(SealError::Stream)
+    }
+}
+
 /// Seals to these recipients.
+#[cfg(test)]
 pub(super) fn seal_age<'a>(
     recipients: impl Iterator<Item = &'a dyn age::Recipient>,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    let (stream, sink) = begin(recipients, sealed_len_usual(plaintext.len()))?;
-    write_to(stream, &sink, &[plaintext]).map_err(SealError::Stream)
+    Empty::new(recipients)?.fill(plaintext)
 }
 
 fn sealed_len_usual(plaintext_len: usize) -> usize {
@@ -328,6 +351,32 @@ pub(super) fn open_age<'a>(
     sealed: &[u8],
     len_max: usize,
 ) -> Result<Zeroizing<Vec<u8>>, Unsealed> {
+    let reader = opened(identities, sealed)?;
+    // Never longer than what is sealed, so the plaintext is not copied about by a growing vector.
+    let mut plaintext = Zeroizing::new(Vec::with_capacity(sealed.len().min(len_max.saturating_add(1))));
+    // The reader goes on to the sealed bytes' end: what follows a last chunk fails to verify there.
+    let mut bounded = reader.take(len_max as u64 + 1);
+    let read = bounded.read_to_end(&mut plaintext);
+    read.map_err(|_| Unsealed::Damaged("its content does not verify".to_owned()))?;
+    if plaintext.len() > len_max {
+        return Err(Unsealed::Damaged(format!("its content is longer than {len_max} bytes")));
+    }
+    Ok(plaintext)
+}
+
+/// Whether the first of these identities that fits opens an age file; no byte of its content is looked at.
+pub(super) fn is_opened<'a>(
+    identities: impl Iterator<Item = &'a dyn age::Identity>,
+    sealed: &[u8],
+) -> Result<(), Unsealed> {
+    opened(identities, sealed).map(drop)
+}
+
+/// The content of an age file, of which the header verifies.
+fn opened<'a, 'b>(
+    identities: impl Iterator<Item = &'a dyn age::Identity>,
+    sealed: &'b [u8],
+) -> Result<StreamReader<&'b [u8]>, Unsealed> {
     let damaged = |what: &str| Unsealed::Damaged(what.to_owned());
     if !has_header(sealed) {
         return Err(Unsealed::Damaged(format!("no age header within {AGE_HEADER_LEN_MAX} bytes")));
@@ -337,25 +386,17 @@ pub(super) fn open_age<'a>(
     if decryptor.is_scrypt() {
         return Err(damaged("it is sealed to a passphrase"));
     }
-    let reader = decryptor.decrypt(identities).map_err(|error| match error {
+    decryptor.decrypt(identities).map_err(|error| match error {
         DecryptError::NoMatchingKeys => Unsealed::WrongKey,
         _ => damaged("its age header does not verify"),
-    })?;
-    // Never longer than what is sealed, so the plaintext is not copied about by a growing vector.
-    let mut plaintext = Zeroizing::new(Vec::with_capacity(sealed.len().min(len_max.saturating_add(1))));
-    // The reader goes on to the sealed bytes' end: what follows a last chunk fails to verify there.
-    let mut bounded = reader.take(len_max as u64 + 1);
-    bounded.read_to_end(&mut plaintext).map_err(|_| damaged("its content does not verify"))?;
-    if plaintext.len() > len_max {
-        return Err(Unsealed::Damaged(format!("its content is longer than {len_max} bytes")));
-    }
-    Ok(plaintext)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use stated_shared::Timestamp;
 
+    use super::super::identity::Own;
     use super::super::keyring::ChainKey;
     use super::*;
 
@@ -363,7 +404,7 @@ mod tests {
         let recipient = Recipient::of_x25519(x25519::Identity::generate().to_public());
         let key = ChainKey::new(&mut [9; 32]);
         let keyring = Keyring::new(Generation(1), RepositoryId([5; 16]), key, vec![recipient], Timestamp(0)).unwrap();
-        let digest = keyring.seal().unwrap().digest;
+        let digest = keyring.seal(&Own::of(keyring.recipients())).unwrap().digest;
         Vault::new(keyring, digest)
     }
 

@@ -1,5 +1,6 @@
 //! Whose keys open a state directory, and where the keys and their passphrases come from.
 
+mod plugins;
 mod refused;
 mod rekeyed;
 mod users;

@@ -53,6 +53,23 @@ fn each_recipient_opens_what_one_of_them_founded() {
 }
 
 #[test]
+fn a_recovery_key_is_named_when_a_repository_is_made() {
+    if !tools() {
+        return;
+    }
+    let host = Host::new();
+    let recovery = host.path("w/recovery.txt");
+    host.call("age-keygen", ["-o", recovery.to_str().unwrap()]).run().ok();
+    let public = host.call("age-keygen", ["-y", recovery.to_str().unwrap()]).run().ok().text();
+    host.stated(["init", "--recipient", "age1nothing"]).run().code(78).says("recipient \"age1nothing\"");
+    let made = host.stated(["init", "--recipient", &public]).run().ok().text();
+    assert!(made.contains(&format!("sealed to {public}\n")) && made.matches("sealed to ").count() == 2, "{made}");
+    host.put("a", b"sealed");
+    host.stop_daemon();
+    recovers(&host, &recovery, b"sealed");
+}
+
+#[test]
 fn an_ssh_key_behind_a_passphrase_opens_by_file_and_by_command() {
     if !tools() {
         return;

@@ -16,7 +16,7 @@ use crate::host::fill_random;
 use crate::journal::{Fate, RecordKind};
 use crate::machine::Step;
 use crate::machine::event::{Actor, Event, Rekeyed, What};
-use crate::vault::{ChainKey, Keyring, KeyringError, Recipient};
+use crate::vault::{ChainKey, Envelope, Keyring, KeyringError, Recipient};
 
 /// What becomes of the keyring.
 pub(in crate::engine) enum Change {
@@ -25,12 +25,25 @@ pub(in crate::engine) enum Change {
     Rotate,
 }
 
+impl Change {
+    /// Who opens the keyring after it.
+    pub fn recipients(&self, present: &[Recipient]) -> Vec<Recipient> {
+        match self {
+            Self::Add(new) => present.iter().chain(new).cloned().collect(),
+            Self::Remove(gone) => present.iter().filter(|recipient| !gone.contains(recipient)).cloned().collect(),
+            Self::Rotate => present.to_vec(),
+        }
+    }
+}
+
 /// Who wants it.
 pub(in crate::engine) struct Rekeying {
     pub session: SessionId,
     pub connection: ConnectionId,
     pub number: u64,
     pub change: Change,
+    /// Made for those who open it after the change.
+    pub envelope: Result<Envelope, KeyringError>,
 }
 
 /// A keyring that could follow the one in use.
@@ -43,13 +56,13 @@ struct Successor {
 
 impl Owner {
     pub(super) fn rekey(&mut self, rekeying: Rekeying) -> Result<(), Halt> {
-        let Rekeying { session, connection, number, change } = rekeying;
+        let Rekeying { session, connection, number, change, envelope } = rekeying;
         let Some(outbox) = self.outbox(session, connection) else { return Ok(()) };
         let Some(connected) = self.sessions.get(&session) else { return Ok(()) };
         let actor = Arc::clone(&connected.actor);
         let answer = match self.parts.machine.recall(&actor, number, self.time) {
             Some(answer) => answer,
-            None => self.exchange(&actor, number, change)?,
+            None => self.exchange(&actor, number, change, envelope)?,
         };
         if let Err(failure) = &answer {
             let deed = Deed { actor, verb: "rekey", name: None, version: None, outcome: failure.kind.as_str() };
@@ -59,7 +72,13 @@ impl Owner {
         Ok(())
     }
 
-    fn exchange(&mut self, actor: &Arc<Actor>, number: u64, change: Change) -> Result<Result<Reply, Failure>, Halt> {
+    fn exchange(
+        &mut self,
+        actor: &Arc<Actor>,
+        number: u64,
+        change: Change,
+        envelope: Result<Envelope, KeyringError>,
+    ) -> Result<Result<Reply, Failure>, Halt> {
         // Of the record that tells of it nothing may come before, since that is sealed to the keys before.
         self.finish(RecordKind::Batch)?;
         let present = self.parts.vault.generation();
@@ -70,8 +89,17 @@ impl Owner {
         };
         let (keyrings, generation) = (Arc::clone(&self.parts.keyrings), keyring.generation());
         let place = &keyrings.place;
-        let sealed = keyring.seal();
-        let written = sealed.and_then(|sealed| {
+        let envelope = match envelope {
+            Ok(envelope) if envelope.is_for(keyring.recipients()) => envelope,
+            Ok(_) => {
+                let message = "who opens the keyring was changed at the same time by somebody else";
+                return Ok(Err(
+                    Failure::new(FailureKind::Conflict, message).hint("see who does, with: statectl key ls")
+                ));
+            }
+            Err(error) => return Ok(Err(refused(&error))),
+        };
+        let written = keyring.seal_in(envelope).and_then(|sealed| {
             // What an earlier attempt left.
             place.keep_only(present)?;
             place.write(&sealed, generation)?;
@@ -111,14 +139,14 @@ impl Owner {
         let present = self.parts.vault.keyring();
         let now = self.time.wall;
         let spelled = |recipients: &[Recipient]| recipients.iter().map(ToString::to_string).collect();
+        let recipients = change.recipients(present.recipients());
         let successor = match change {
             Change::Add(mut new) => {
                 new.retain(|recipient| !present.recipients().contains(recipient));
                 if new.is_empty() {
                     return Ok(Ok(None));
                 }
-                let all = present.recipients().iter().chain(&new).cloned().collect();
-                present.rewrapped(all, now).map(|keyring| (keyring, spelled(&new), Vec::new(), false))
+                present.rewrapped(recipients, now).map(|keyring| (keyring, spelled(&new), Vec::new(), false))
             }
             Change::Remove(gone) => {
                 if let Some(stranger) = gone.iter().find(|recipient| !present.recipients().contains(recipient)) {
@@ -126,15 +154,10 @@ impl Owner {
                     let failure = Failure::new(FailureKind::NotFound, message);
                     return Ok(Err(failure.hint("list who does with: statectl key ls")));
                 }
-                let rest: Vec<_> = present.recipients().iter().filter(|one| !gone.contains(one)).cloned().collect();
-                if !rest.iter().any(|recipient| self.parts.keyrings.own.contains(recipient)) {
-                    let message = "the daemon opens the keyring with that key, and could not start again without it";
-                    let failure = Failure::new(FailureKind::Conflict, message);
-                    return Ok(Err(
-                        failure.hint("add the key that it shall have, restart it with that one, then remove this")
-                    ));
+                if recipients.is_empty() {
+                    return Ok(Err(refused(&KeyringError::NotToOwn)));
                 }
-                present.rewrapped(rest, now).map(|keyring| (keyring, Vec::new(), spelled(&gone), false))
+                present.rewrapped(recipients, now).map(|keyring| (keyring, Vec::new(), spelled(&gone), false))
             }
             Change::Rotate => {
                 let mut drawn = [0; 32];
@@ -151,15 +174,22 @@ impl Owner {
 }
 
 fn refused(error: &KeyringError) -> Failure {
-    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    let kind = match error {
-        KeyringError::Recipients(_) | KeyringError::HeaderTooLong(_) => FailureKind::Usage,
-        KeyringError::Seal(_) => FailureKind::Internal,
+    let as_it_was = "nothing was changed: the keyring is as it was";
+    let (kind, hint) = match error {
+        KeyringError::NotToOwn => {
+            let message = "the daemon opens the keyring with that key, and could not start again without it";
+            let failure = Failure::new(FailureKind::Conflict, message);
+            return failure.hint("add the key that it shall have, restart it with that one, then remove this");
+        }
+        KeyringError::Plugin(plugin) => (FailureKind::Config, plugin.hint()),
+        KeyringError::Recipients(_) | KeyringError::HeaderTooLong(_) => (FailureKind::Usage, as_it_was.to_owned()),
+        KeyringError::Seal(_) => (FailureKind::Internal, as_it_was.to_owned()),
         KeyringError::Missing(_)
         | KeyringError::NotOurs { .. }
         | KeyringError::Damaged { .. }
         | KeyringError::Exists(_)
-        | KeyringError::Io { .. } => FailureKind::Storage,
+        | KeyringError::Io { .. } => (FailureKind::Storage, as_it_was.to_owned()),
     };
-    Failure::new(kind, format!("{error}{source}")).hint("nothing was changed: the keyring is as it was")
+    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    Failure::new(kind, format!("{error}{source}")).hint(hint)
 }

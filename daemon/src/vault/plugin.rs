@@ -1,0 +1,388 @@
+//! Plugins of age: programs that keep keys which no file holds, those of hardware tokens for one.
+//!
+//! What is said to them is <https://c2sp.org/age-plugin>, by a client of our own: that of the `age` crate takes whatever
+//! `PATH` has of that name, hands it the whole environment, and waits for ever.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use age::secrecy::ExposeSecret;
+use age::{DecryptError, EncryptError};
+use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza, read};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::identity::Passphrase;
+use crate::host::{AskedProgram, Clock, Supervisor, guarded_program};
+
+/// How long a plugin may take for one request: somebody may have to touch a token.
+const ANSWER_MAX: Duration = Duration::from_secs(45);
+/// What a plugin may say in all, in bytes.
+const SAID_LEN_MAX: usize = 64 << 10;
+/// What is read at once, in bytes.
+const READ_LEN: usize = 4096;
+/// What is passed on of a text that a plugin says, in characters.
+const TEXT_LEN_MAX: usize = 300;
+/// Where a line of a stanza's body ends.
+const COLUMNS: usize = 64;
+
+/// The plugins that may be asked, and what they may be told.
+#[derive(Default)]
+pub struct Plugins {
+    programs: BTreeMap<String, PathBuf>,
+    surroundings: Option<Surroundings>,
+}
+
+struct Surroundings {
+    /// What answers a plugin that asks for a secret, its token's PIN for one.
+    secret: Box<dyn Fn() -> Option<Passphrase> + Send + Sync>,
+    clock: Clock,
+}
+
+/// Why a plugin did not do what was asked of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PluginError {
+    /// The configuration names none.
+    #[error("it takes a plugin of age, and the configuration names no program for {0}")]
+    NotListed(String),
+    /// Its program could not be started, or may not be.
+    #[error("the plugin of age {name} cannot be run: {why}")]
+    NotRun {
+        /// The plugin.
+        name: String,
+        /// What the system said, or what is wrong with the file.
+        why: String,
+    },
+    /// It took too long.
+    #[error("{program} did not answer within {} s{}", ANSWER_MAX.as_secs(), last_words(.said))]
+    TooSlow {
+        /// The plugin's program.
+        program: String,
+        /// What it said last, to whoever may have had to do something.
+        said: Option<String>,
+    },
+    /// It ended, or said what no plugin says.
+    #[error("{program} did not do as a plugin of age does: {how}")]
+    Broken {
+        /// The plugin's program.
+        program: String,
+        /// What it did.
+        how: String,
+    },
+    /// It says that it failed.
+    #[error("{program}: {message}")]
+    Failed {
+        /// The plugin's program.
+        program: String,
+        /// Its own words.
+        message: String,
+    },
+}
+
+impl PluginError {
+    /// What helps.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NotListed(name) => format!(
+                "name its program in config.toml, and start the daemon again: plugins.{name} = \"/usr/bin/age-plugin-{name}\""
+            ),
+            Self::NotRun { .. } => {
+                "what plugins in config.toml name must be programs that nobody but root and the daemon's user may write"
+                    .to_owned()
+            }
+            Self::TooSlow { .. } => "do what the token waits for, in time, and try again".to_owned(),
+            Self::Broken { .. } | Self::Failed { .. } => {
+                "the daemon's log has what it printed; it gets a plain environment, no terminal, and nobody's answers"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+fn last_words(said: &Option<String>) -> String {
+    said.as_ref().map(|said| format!("; it said: {said}")).unwrap_or_default()
+}
+
+/// A recipient of a plugin's, with the plugins that may be asked.
+pub(super) struct Wrapping<'a> {
+    pub plugins: &'a Plugins,
+    pub name: &'a str,
+    pub recipient: &'a str,
+}
+
+/// Identities of one plugin, with the plugins that may be asked.
+pub(super) struct Unwrapping<'a> {
+    pub plugins: &'a Plugins,
+    pub name: &'a str,
+    pub identities: &'a [Zeroizing<String>],
+    /// Why it did not open anything, where that is not that nothing is sealed to it.
+    pub failed: &'a Mutex<Option<PluginError>>,
+}
+
+/// A plugin that is being asked.
+struct Talk<'a> {
+    plugins: &'a Plugins,
+    program: String,
+    asked: AskedProgram,
+    /// What it said and nobody has read.
+    buffer: Zeroizing<Vec<u8>>,
+    said_len: usize,
+    /// Its last words for people.
+    said: Option<String>,
+    /// The first failure that it told of.
+    failed: Option<String>,
+    is_secret_told: bool,
+}
+
+impl Plugins {
+    /// The programs of these plugins; `secret` answers one that asks for a secret.
+    pub fn new(
+        programs: BTreeMap<String, PathBuf>,
+        secret: impl Fn() -> Option<Passphrase> + Send + Sync + 'static,
+        clock: Clock,
+    ) -> Self {
+        Self { programs, surroundings: Some(Surroundings { secret: Box::new(secret), clock }) }
+    }
+
+    fn ask(&self, name: &str, state_machine: &str) -> Result<Talk<'_>, PluginError> {
+        let not_listed = || PluginError::NotListed(name.to_owned());
+        let path = self.programs.get(name).ok_or_else(not_listed)?;
+        let Surroundings { clock, .. } = self.surroundings.as_ref().ok_or_else(not_listed)?;
+        let not_run = |why: String| PluginError::NotRun { name: name.to_owned(), why };
+        let program = guarded_program(path).map_err(|error| not_run(error.to_string()))?;
+        let asked = AskedProgram::start(&program, &[&format!("--age-plugin={state_machine}")], ANSWER_MAX, clock);
+        Ok(Talk {
+            plugins: self,
+            program: file_name(path),
+            asked: asked.map_err(|error| not_run(format!("{}: {error}", path.display())))?,
+            // Reserved in full, so that no outgrown copy of a key is left behind.
+            buffer: Zeroizing::new(Vec::with_capacity(SAID_LEN_MAX + READ_LEN)),
+            said_len: 0,
+            said: None,
+            failed: None,
+            is_secret_told: false,
+        })
+    }
+
+    fn wrap(
+        &self,
+        name: &str,
+        recipient: &str,
+        file_key: &FileKey,
+    ) -> Result<(Vec<Stanza>, HashSet<String>), PluginError> {
+        let mut talk = self.ask(name, "recipient-v1")?;
+        talk.say("add-recipient", &[recipient], b"")?;
+        talk.say("wrap-file-key", &[], file_key.expose_secret())?;
+        talk.say("extension-labels", &[], b"")?;
+        talk.say("done", &[], b"")?;
+        let (mut stanzas, mut labels) = (Vec::new(), HashSet::new());
+        while let Some(Stanza { tag, mut args, body }) = talk.hear()? {
+            match tag.as_str() {
+                "recipient-stanza" if args.len() >= 2 && args[0] == "0" => {
+                    stanzas.push(Stanza { tag: args.remove(1), args: args.split_off(1), body });
+                    talk.say("ok", &[], b"")?;
+                }
+                "labels" => {
+                    labels.extend(args);
+                    talk.say("ok", &[], b"")?;
+                }
+                _ => talk.answer(&tag, &body)?,
+            }
+        }
+        match talk.failed.take() {
+            Some(message) => Err(PluginError::Failed { program: talk.program, message }),
+            None if stanzas.is_empty() => Err(talk.broken("it wrapped no key")),
+            None => Ok((stanzas, labels)),
+        }
+    }
+
+    /// `None` where it says that none of these stanzas is for any of its identities.
+    fn unwrap(
+        &self,
+        name: &str,
+        identities: &[Zeroizing<String>],
+        stanzas: &[Stanza],
+    ) -> Result<Option<FileKey>, PluginError> {
+        let mut talk = self.ask(name, "identity-v1")?;
+        for identity in identities {
+            talk.say("add-identity", &[identity], b"")?;
+        }
+        for Stanza { tag, args, body } in stanzas {
+            let args: Vec<&str> = ["0", tag].into_iter().chain(args.iter().map(String::as_str)).collect();
+            talk.say("recipient-stanza", &args, body)?;
+        }
+        talk.say("done", &[], b"")?;
+        let mut file_key = None;
+        while let Some(Stanza { tag, args, mut body }) = talk.hear()? {
+            match tag.as_str() {
+                "file-key" if file_key.is_none() && args == ["0"] && body.len() == FILE_KEY_BYTES => {
+                    file_key = Some(FileKey::init_with_mut(|key| key.copy_from_slice(&body)));
+                    talk.say("ok", &[], b"")?;
+                }
+                _ => talk.answer(&tag, &body)?,
+            }
+            body.zeroize();
+        }
+        match (file_key, talk.failed.take()) {
+            (None, Some(message)) => Err(PluginError::Failed { program: talk.program, message }),
+            (file_key, _) => Ok(file_key),
+        }
+    }
+}
+
+impl Talk<'_> {
+    /// Says one stanza.
+    fn say(&mut self, tag: &str, args: &[&str], body: &[u8]) -> Result<(), PluginError> {
+        let encoded = Zeroizing::new(BASE64_STANDARD_NO_PAD.encode(body));
+        // Reserved in full, so that no outgrown copy of a key is left behind.
+        let len = 8 + tag.len() + args.iter().map(|arg| arg.len() + 1).sum::<usize>() + encoded.len() * 2;
+        let mut text = Zeroizing::new(String::with_capacity(len));
+        text.push_str("-> ");
+        text.push_str(tag);
+        for arg in args {
+            text.push(' ');
+            text.push_str(arg);
+        }
+        // The last line is shorter than the others, and may be empty.
+        let mut rest = encoded.as_str();
+        while rest.len() >= COLUMNS {
+            let (line, others) = rest.split_at(COLUMNS);
+            text.push('\n');
+            text.push_str(line);
+            rest = others;
+        }
+        text.push('\n');
+        text.push_str(rest);
+        text.push('\n');
+        self.asked.write_all(text.as_bytes()).map_err(|error| self.ended(&error))
+    }
+
+    /// Hears one stanza; `None` where the plugin is through.
+    fn hear(&mut self) -> Result<Option<Stanza>, PluginError> {
+        loop {
+            match read::age_stanza(&self.buffer) {
+                Ok((rest, stanza)) => {
+                    let stanza = Stanza::from(stanza);
+                    let len = self.buffer.len() - rest.len();
+                    self.buffer.drain(..len);
+                    return Ok((stanza.tag != "done").then_some(stanza));
+                }
+                Err(error) if !error.is_incomplete() => return Err(self.broken("what it said is no stanza")),
+                Err(_) if self.said_len >= SAID_LEN_MAX => return Err(self.broken("it says too much")),
+                Err(_) => {}
+            }
+            let mut read = Zeroizing::new([0; READ_LEN]);
+            match self.asked.read(&mut *read) {
+                Ok(0) => return Err(self.broken("it ended before it was through")),
+                Ok(len) => {
+                    self.said_len += len;
+                    self.buffer.extend_from_slice(&read[..len]);
+                }
+                Err(error) => return Err(self.ended(&error)),
+            }
+        }
+    }
+
+    /// Answers what a plugin may say whatever it was asked.
+    fn answer(&mut self, tag: &str, body: &[u8]) -> Result<(), PluginError> {
+        match tag {
+            "msg" => {
+                let text = passed_on(body);
+                tracing::warn!(plugin = self.program, "{text}");
+                Supervisor.asks(&format!("{}: {text}", self.program));
+                self.said = Some(text);
+                self.say("ok", &[], b"")
+            }
+            "error" => {
+                self.failed.get_or_insert_with(|| passed_on(body));
+                self.say("ok", &[], b"")
+            }
+            // Once: a token that is told a wrong PIN again and again locks itself.
+            "request-secret" if !self.is_secret_told => {
+                self.is_secret_told = true;
+                self.said = Some(passed_on(body));
+                let secret = self.plugins.surroundings.as_ref().and_then(|surroundings| (surroundings.secret)());
+                match secret {
+                    Some(secret) => self.say("ok", &[], secret.expose().as_bytes()),
+                    None => self.say("fail", &[], b""),
+                }
+            }
+            // Nobody is there to be asked.
+            "confirm" | "request-public" | "request-secret" => {
+                self.said = Some(passed_on(body));
+                self.say("fail", &[], b"")
+            }
+            _ => self.say("unsupported", &[], b""),
+        }
+    }
+
+    fn broken(&self, how: &str) -> PluginError {
+        let how = match &self.failed {
+            Some(message) => format!("{how}; it said: {message}"),
+            None => how.to_owned(),
+        };
+        PluginError::Broken { program: self.program.clone(), how }
+    }
+
+    fn ended(&self, error: &io::Error) -> PluginError {
+        match error.kind() {
+            ErrorKind::TimedOut => PluginError::TooSlow { program: self.program.clone(), said: self.said.clone() },
+            ErrorKind::BrokenPipe => self.broken("it ended before it was asked"),
+            _ => self.broken(&error.to_string()),
+        }
+    }
+}
+
+impl age::Recipient for Wrapping<'_> {
+    fn wrap_file_key(&self, file_key: &FileKey) -> Result<(Vec<Stanza>, HashSet<String>), EncryptError> {
+        let wrapped = self.plugins.wrap(self.name, self.recipient, file_key);
+        wrapped.map_err(|error| EncryptError::Io(io::Error::other(error)))
+    }
+}
+
+impl age::Identity for Unwrapping<'_> {
+    fn unwrap_stanza(&self, stanza: &Stanza) -> Option<Result<FileKey, DecryptError>> {
+        self.unwrap_stanzas(std::slice::from_ref(stanza))
+    }
+
+    fn unwrap_stanzas(&self, stanzas: &[Stanza]) -> Option<Result<FileKey, DecryptError>> {
+        match self.plugins.unwrap(self.name, self.identities, stanzas) {
+            Ok(file_key) => file_key.map(Ok),
+            // Another key may open it all the same.
+            Err(error) => {
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                None
+            }
+        }
+    }
+}
+
+/// What a plugin failed with when it should have wrapped a key.
+pub(super) fn wrapping_failed(error: &EncryptError) -> Option<&PluginError> {
+    match error {
+        EncryptError::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// A plugin's words as they may be shown and logged.
+fn passed_on(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let printable = |character: char| if character.is_control() { ' ' } else { character };
+    text.trim().chars().take(TEXT_LEN_MAX).map(printable).collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl fmt::Debug for Plugins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Plugins").field(&self.programs).finish()
+    }
+}
