@@ -47,17 +47,16 @@ pub(super) fn keyring_failure(error: &KeyringError, settings: &Settings, tried: 
                 settings.config.display()
             ))
         }
-        KeyringError::Recipients(_) | KeyringError::HeaderTooLong(_) => {
-            Failure::new(FailureKind::Config, error.to_string())
-                .hint(format!("shorten the list recipients in {}", settings.config.display()))
-        }
-        KeyringError::NotToOwn => {
-            let message =
-                format!("{} would not open what is sealed to the configured recipients alone", settings.identity);
+        KeyringError::NotToOwn | KeyringError::Recipients(0) => {
+            let message = format!("{} would not open what is sealed to the configured recipients", settings.identity);
             Failure::new(FailureKind::Config, message).hint(format!(
                 "a plugin's identity does not say its recipient: put that into recipients in {}",
                 settings.config.display()
             ))
+        }
+        KeyringError::Recipients(_) | KeyringError::HeaderTooLong(_) => {
+            Failure::new(FailureKind::Config, error.to_string())
+                .hint(format!("shorten the list recipients in {}", settings.config.display()))
         }
         KeyringError::Plugin(plugin) => Failure::new(FailureKind::Config, error.to_string()).hint(plugin.hint()),
         _ => Failure::new(FailureKind::Storage, chain(error)),
