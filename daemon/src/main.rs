@@ -1,6 +1,8 @@
 //! The daemon's command line.
 
-use std::io::{IsTerminal, Write};
+mod log;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +11,6 @@ use stated::boot;
 use stated::config::{Flags, Settings};
 use stated_shared::paths::ProcessEnvironment;
 use stated_shared::{Failure, FailureKind, Seq};
-use tracing_subscriber::EnvFilter;
 
 /// Keeps state files encrypted, versioned and locked, for every process of this host.
 ///
@@ -88,14 +89,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("STATED_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .with_target(false)
-        .init();
+    log::init();
     let done = match cli.command {
         None => run(cli.places, None),
         Some(Command::Run { places, accept_loss }) => run(places, accept_loss),

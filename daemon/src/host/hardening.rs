@@ -6,7 +6,8 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 
 /// Forbids core dumps and, to other processes of the same user, ptrace and `/proc/PID/mem`.
 ///
-/// To be called before a key is read. Children do not inherit the first, and the daemon has none.
+/// To be called before a key is read. Of the programs that the daemon runs none dumps core either; who may trace them is
+/// their own business.
 pub fn harden() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;

@@ -88,6 +88,23 @@ fn a_daemon_of_another_directory_does_not_take_the_socket() {
 }
 
 #[test]
+fn a_journal_gets_priorities_instead_of_times() {
+    for (stream, begins) in [("$(stat -L -c %d:%i /proc/self/fd/2)", "<6>made a new repository "), ("1:1", "20")] {
+        let host = Host::new();
+        let log = host.path("w/log");
+        let line = format!("exec 2>\"$0\"; export JOURNAL_STREAM={stream}; exec \"$1\" run");
+        let stated = host.stated_path();
+        let args = ["-c".as_ref(), line.as_ref(), log.as_os_str(), stated.as_os_str()];
+        let daemon = host.daemon_by(host.call("sh", args));
+        daemon.stop();
+        let said = String::from_utf8(read(&log)).unwrap();
+        assert!(said.starts_with(begins), "{said}");
+        // What a new key's owner has to know is a warning.
+        assert_eq!(said.lines().any(|line| line.starts_with("<4>made the key")), begins.starts_with('<'), "{said}");
+    }
+}
+
+#[test]
 fn init_makes_a_repository_once() {
     let host = Host::new();
     let made = host.stated(["init"]).run().ok().text();
