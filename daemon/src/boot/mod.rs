@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use stated_shared::{Actor, Damage, Failure, FailureKind, RepositoryId, SessionId};
+use stated_shared::{Actor, Damage, Digest, Failure, FailureKind, RepositoryId, SessionId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,7 +36,7 @@ use crate::host::{self, Clock, DirectoryLock, GrantTable, Loaded, Socket, Superv
 use crate::journal::{Ended, Journal, Loss, OpenMode, Presence, presence};
 use crate::policy::Mode;
 use crate::session::{self, Rules};
-use crate::vault::{Identities, KeyringPlace, Vault};
+use crate::vault::{Identities, Keyring, KeyringError, KeyringPlace, Vault};
 
 /// Runs the daemon until a signal or a failure ends it.
 ///
@@ -171,9 +171,8 @@ pub(crate) fn open(
 ) -> Result<OpenedDirectory, Failure> {
     let repository = present(&**disk, settings)?;
     let place = KeyringPlace::new(Arc::clone(disk), &settings.state_dir);
-    let open_with = |generation, mode, accept| {
-        let (keyring, digest) =
-            place.load(generation, identities).map_err(|error| keyring_failure(&error, settings, identities))?;
+    let open_with = |loaded: &(Keyring, Digest), mode, accept| {
+        let (keyring, digest) = loaded.clone();
         if keyring.repository() != repository {
             return Err(foreign_keyring(keyring.repository(), repository));
         }
@@ -181,14 +180,25 @@ pub(crate) fn open(
         let journal = opening::open(disk, &settings.state_dir, repository, &vault, mode, accept)?;
         Ok((journal, vault))
     };
-    let (newest, former) = keys::generations(&place, settings, identities)?;
-    // A crash may have left one that never came to count, or one that counts no more: the log tells which.
-    let counts = |generation| {
-        let opened = open_with(generation, OpenMode::ReadOnly, None);
-        opened.is_ok_and(|(journal, _)| journal.replay.keyring().is_some_and(|(counts, _)| counts == generation))
+    let counts = |loaded: &(Keyring, Digest)| {
+        let opened = open_with(loaded, OpenMode::ReadOnly, None);
+        let counting = opened.ok().and_then(|(journal, _)| journal.replay.keyring());
+        counting.is_some_and(|(generation, _)| generation == loaded.0.generation())
     };
-    let generation = former.filter(|former| !counts(newest) && counts(*former)).unwrap_or(newest);
-    let (journal, vault) = open_with(generation, mode, settings.accept_loss)?;
+    let (newest, former) = keys::generations(&place, settings, identities)?;
+    // Each is loaded once: it may take a token, which locks itself where it hears a wrong PIN again and again.
+    let mut loaded = place.load(newest, identities);
+    // A crash may have left one that never came to count, or one that counts no more: the log tells which.
+    if let Some(former) = former
+        && !matches!(loaded, Err(KeyringError::Plugin(_)))
+        && !loaded.as_ref().is_ok_and(counts)
+        && let Ok(former) = place.load(former, identities)
+        && counts(&former)
+    {
+        loaded = Ok(former);
+    }
+    let loaded = loaded.map_err(|error| keyring_failure(&error, settings, identities))?;
+    let (journal, vault) = open_with(&loaded, mode, settings.accept_loss)?;
     if let Ended::Torn { seq, file, offset_bytes } = journal.journal.ended() {
         tracing::warn!(%seq, file, offset_bytes, "the last record was never acknowledged and is torn: it is dropped");
     }
