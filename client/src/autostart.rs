@@ -262,7 +262,7 @@ impl Ready {
     fn wait(&self, child: &mut Child, on_ask: Option<fn(&str)>) -> io::Result<Outcome> {
         let pid = rustix::process::Pid::from_child(child);
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
-        let deadline = Instant::now() + START_MAX;
+        let mut deadline = Instant::now() + START_MAX;
         let mut message = [0; 4096];
         loop {
             while let Ok(len) = self.socket.recv(&mut message) {
@@ -272,10 +272,10 @@ impl Ready {
                 if lines().any(|line| line == b"READY=1") {
                     return Ok(Outcome::Serves(status));
                 }
-                if let (true, Some(on_ask), Some(status)) =
-                    (lines().any(|line| line == b"X_STATED_ASKS=1"), on_ask, &status)
-                {
-                    on_ask(status);
+                if lines().any(|line| line == b"X_STATED_ASKS=1") {
+                    // Somebody has to act, and the daemon sees to it that it does not take too long.
+                    deadline = Instant::now() + START_MAX;
+                    on_ask.into_iter().zip(&status).for_each(|(on_ask, status)| on_ask(status));
                 }
             }
             if let Some(status) = child.try_wait()? {

@@ -5,6 +5,7 @@ mod log;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use stated::boot;
@@ -82,6 +83,9 @@ impl Places {
     }
 }
 
+/// How long a stop waits for work beside that nobody waits for any more.
+const UNFINISHED_MAX: Duration = Duration::from_secs(2);
+
 /// Half of a commit's memory is freed by another thread than asked for it, in pieces of up to 64 KiB: the system's
 /// allocator locks, merges and gives back to the kernel, which takes more time than hashing and sealing do.
 #[global_allocator]
@@ -114,11 +118,14 @@ fn main() -> ExitCode {
 fn run(places: Places, accept_loss: Option<Seq>) -> Result<(), Failure> {
     let settings = Settings { accept_loss, ..places.settings()? };
     // One thread serves all connections: each request is a few microseconds of it, and what takes longer runs elsewhere.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot start the runtime: {error}")))?
-        .block_on(boot::run(settings))
+        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot start the runtime: {error}")))?;
+    let ended = runtime.block_on(boot::run(settings));
+    // What still runs was acknowledged to nobody; a plugin that waits for a touch ends with us.
+    runtime.shutdown_timeout(UNFINISHED_MAX);
+    ended
 }
 
 fn init(places: Places, recipients: Vec<String>) -> Result<(), Failure> {

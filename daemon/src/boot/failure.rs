@@ -58,7 +58,9 @@ pub(super) fn keyring_failure(error: &KeyringError, settings: &Settings, tried: 
             Failure::new(FailureKind::Config, error.to_string())
                 .hint(format!("shorten the list recipients in {}", settings.config.display()))
         }
-        KeyringError::Plugin(plugin) => Failure::new(FailureKind::Config, error.to_string()).hint(plugin.hint()),
+        KeyringError::Plugin(plugin) => Failure::new(plugin.kind(), error.to_string()).hint(plugin.hint()),
+        KeyringError::Incompatible(_) => Failure::new(FailureKind::Config, error.to_string())
+            .hint(format!("change recipients in {}", settings.config.display())),
         _ => Failure::new(FailureKind::Storage, chain(error)),
     }
 }

@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::disk::Disk;
 use crate::host::Clock;
 use crate::journal::{LocalJournal, Presence, presence};
-use crate::vault::{self, ChainKey, Identities, Keyring, KeyringError, Recipient};
+use crate::vault::{self, ChainKey, Identities, Keyring, KeyringError, Recipient, RecipientError};
 
 /// What a first start made, for its user to know.
 #[derive(Debug, Clone)]
@@ -31,9 +31,7 @@ pub(super) fn found(disk: &dyn Disk, settings: &Settings, clock: &Clock) -> Resu
     }
     let parse = |text: &String| {
         text.parse::<Recipient>().map_err(|error| {
-            Failure::new(FailureKind::Config, format!("recipient {text:?}: {error}")).hint(
-                "a recipient is a public key: what age-keygen -y or a plugin prints, or the line in id_ed25519.pub",
-            )
+            Failure::new(FailureKind::Config, format!("recipient {text:?}: {error}")).hint(RecipientError::HINT)
         })
     };
     // Before a key is made that somebody would have to take care of.

@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::disk::RealDisk;
 use crate::host;
 use crate::journal::{Presence, presence};
-use crate::vault::{Identities, KeyringPlace, Recipient};
+use crate::vault::{Identities, KeyringError, KeyringPlace, Recipient};
 
 /// One thing that a start needs.
 #[derive(Debug, Clone)]
@@ -32,17 +32,18 @@ pub fn inspect(settings: &Settings) -> Result<Vec<Inspected>, Failure> {
     let presence = presence(&RealDisk, dir).map_err(open_failure);
     let is_new = matches!(presence, Ok(Presence::Absent));
     let key = if is_new && settings.identity_to_make().is_some() { None } else { Some(identities(settings, clock)) };
+    let told = |loaded: &Identities| loaded.told().join(", ");
+    // Nobody expects to have to touch a token, only because somebody looks.
+    let key = key.map(|loaded| loaded.map(|loaded| (told(&loaded), loaded.take_plugin(), loaded.without_plugins())));
     let opened = match (&key, &presence) {
-        (Some(Ok(identities)), Ok(Presence::Present(repository))) => {
-            Some(open_keyring(settings, identities, *repository))
+        (Some(Ok((_, takes_plugin, identities))), Ok(Presence::Present(repository))) => {
+            Some(open_keyring(settings, identities, *takes_plugin, *repository))
         }
         _ => None,
     };
     let key = match key {
         None => Ok(format!("{} is made at the first start", settings.identity)),
-        Some(loaded) => {
-            loaded.map(|loaded| format!("{} holds the key of {}", settings.identity, loaded.told().join(", ")))
-        }
+        Some(loaded) => loaded.map(|(told, ..)| format!("{} holds the key of {told}", settings.identity)),
     };
     let format = presence.map(|presence| match presence {
         Presence::Absent => format!("{} holds no repository yet: the first start makes one", dir.display()),
@@ -62,11 +63,20 @@ pub fn inspect(settings: &Settings) -> Result<Vec<Inspected>, Failure> {
 }
 
 /// Whether the key opens the keyring of this repository.
-fn open_keyring(settings: &Settings, identities: &Identities, repository: RepositoryId) -> Result<String, Failure> {
+fn open_keyring(
+    settings: &Settings,
+    identities: &Identities,
+    takes_plugin: bool,
+    repository: RepositoryId,
+) -> Result<String, Failure> {
     let place = KeyringPlace::new(Arc::new(RealDisk), &settings.state_dir);
     let (generation, _) = generations(&place, settings, identities)?;
-    let (keyring, _) =
-        place.load(generation, identities).map_err(|error| keyring_failure(&error, settings, identities))?;
+    let (keyring, _) = match place.load(generation, identities) {
+        Err(KeyringError::NotOurs { .. }) if takes_plugin => {
+            return Ok("whether a plugin of age opens it is seen at a start".to_owned());
+        }
+        loaded => loaded.map_err(|error| keyring_failure(&error, settings, identities))?,
+    };
     if keyring.repository() != repository {
         return Err(foreign_keyring(keyring.repository(), repository));
     }

@@ -1,6 +1,8 @@
 //! The key that opens the keyring: where it is, what it is behind, and what is said where it opens nothing.
 
+use std::fs::{self, File};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use stated_shared::{Failure, FailureKind, Generation};
 
@@ -8,15 +10,24 @@ use super::failure::{chain, keyring_failure};
 use crate::config::Settings;
 use crate::host::{Clock, SecretError, SecretSource};
 use crate::vault::{
-    IDENTITY_LEN_MAX, Identities, IdentityError, KeyringPlace, PASSPHRASE_LEN_MAX, Passphrase, Plugins,
+    IDENTITY_LEN_MAX, Identities, IdentityError, KeyringPlace, PASSPHRASE_LEN_MAX, Passphrase, Plugins, Secret,
 };
+
+/// Lies in the state directory while a secret that a plugin was told has not proved right.
+pub(super) const SECRET_TOLD_FILE: &str = "secret-told";
 
 /// The user's identities, from wherever the settings say.
 pub(super) fn identities(settings: &Settings, clock: &Clock) -> Result<Identities, Failure> {
     let source = &settings.identity;
     let text = secret(source, IDENTITY_LEN_MAX, settings, clock)
         .map_err(|error| secret_failure(&error, settings, "identity"))?;
-    let parsed = Identities::parse(&text, Arc::new(plugins(settings, clock)), || passphrase(settings, clock));
+    let is_spent = Arc::new(AtomicBool::new(false));
+    let secret = TokenSecret { settings: settings.clone(), clock: *clock, is_spent: Arc::clone(&is_spent) };
+    let plugins = Arc::new(Plugins::new(settings.plugins.clone(), secret, *clock));
+    let parsed = Identities::parse(&text, plugins, || {
+        is_spent.store(true, Ordering::Relaxed);
+        passphrase(settings, clock)
+    });
     parsed.map_err(|error| {
         let failure = Failure::new(FailureKind::Config, format!("{source}: {}", chain(&error)));
         let config = settings.config.display();
@@ -40,17 +51,41 @@ pub(super) fn identities(settings: &Settings, clock: &Clock) -> Result<Identitie
     })
 }
 
-/// The plugins that may be asked. What opens a user's key is also what its token may ask for.
-fn plugins(settings: &Settings, clock: &Clock) -> Plugins {
-    let (of, clock) = (settings.clone(), *clock);
-    let secret = move || match passphrase(&of, &clock) {
-        Ok(passphrase) => Some(passphrase),
-        Err(error) => {
-            tracing::warn!("a plugin of age asks for a secret, and there is none: {}", chain(&error));
-            None
+/// What a plugin is told that asks for a secret: the passphrase, where nothing else was behind it.
+///
+/// A token locks itself where it is told a wrong one again and again, by a daemon that is started again and again for one. So
+/// it is noted on the disk that a secret was told, until it proves right; meanwhile no other is.
+struct TokenSecret {
+    settings: Settings,
+    clock: Clock,
+    /// Whether the identity's file is behind the passphrase.
+    is_spent: Arc<AtomicBool>,
+}
+
+impl Secret for TokenSecret {
+    fn tell(&self) -> Result<Passphrase, String> {
+        if self.is_spent.load(Ordering::Relaxed) {
+            return Err(format!("the passphrase is that of {}", self.settings.identity));
         }
-    };
-    Plugins::new(settings.plugins.clone(), secret, clock)
+        let note = self.settings.state_dir.join(SECRET_TOLD_FILE);
+        if note.exists() {
+            let note = note.display();
+            return Err(format!(
+                "one that it was told before opened nothing, and another wrong one may lock a token; where it is right \
+                 now: rm {note}"
+            ));
+        }
+        let passphrase = passphrase(&self.settings, &self.clock).map_err(|error| chain(&error))?;
+        File::create(&note).map_err(|error| format!("cannot make {}: {error}", note.display()))?;
+        Ok(passphrase)
+    }
+
+    fn was_right(&self) {
+        let note = self.settings.state_dir.join(SECRET_TOLD_FILE);
+        if let Err(error) = fs::remove_file(&note) {
+            tracing::warn!(%error, "cannot remove {}", note.display());
+        }
+    }
 }
 
 fn passphrase(settings: &Settings, clock: &Clock) -> Result<Passphrase, PassphraseError> {

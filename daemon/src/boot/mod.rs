@@ -53,6 +53,8 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: TaskTracker) -> Result<(), Failure> {
     harden()?;
     let held = take(&settings.state_dir)?;
+    // Before any program is started, which would inherit it else.
+    let activated = Socket::activated().map_err(|error| error.failure())?;
     let clock = clock()?;
     let keeper = Keeper::start(&settings, clock)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
@@ -64,7 +66,7 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     let identities = identities(&settings, &clock)?;
     let mut opened = open(&disk, &settings, &identities, OpenMode::Repair)?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
-    let socket = match Socket::activated().map_err(|error| error.failure())? {
+    let socket = match activated {
         Some(socket) => socket,
         None => {
             Socket::bind(&settings.socket, &held, settings.mode == Mode::System).map_err(|error| error.failure())?

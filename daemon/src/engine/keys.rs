@@ -6,7 +6,7 @@ use stated_shared::{Failure, FailureKind, Keys, Rekey, Reply};
 
 use super::handle::{Asked, Engine, blocking};
 use super::owner::{Command, KeyChange, Rekeying};
-use crate::vault::{Envelope, KeyringError, Recipient};
+use crate::vault::{Envelope, KeyringError, Recipient, RecipientError};
 
 impl Engine {
     pub(super) async fn keys(&self, of: Asked) -> Result<(), Failure> {
@@ -33,10 +33,15 @@ impl Engine {
         self.send(Command::Rekey(Box::new(Rekeying { session, connection, number, change, envelope }))).await
     }
 
-    /// What the next keyring is sealed in. The owner keeps everybody waiting, and waits for no plugin.
+    /// What the next keyring is sealed in; none where nothing would change. The owner keeps everybody waiting, and waits
+    /// for no plugin.
     async fn envelope(&self, change: &KeyChange) -> Result<Result<Envelope, KeyringError>, Failure> {
         let shared = Arc::clone(&self.shared);
-        let recipients = change.recipients(&shared.store.vault.recipients());
+        let present = shared.store.vault.recipients();
+        if !change.is_one(&present) {
+            return Ok(Err(KeyringError::OtherEnvelope));
+        }
+        let recipients = change.recipients(&present);
         let asks_plugin = shared.keyrings.own.asks_plugin(&recipients);
         let seal = move || Envelope::new(recipients, &shared.keyrings.own);
         if asks_plugin { blocking(seal).await } else { Ok(seal()) }
@@ -48,9 +53,7 @@ fn change(rekey: Rekey) -> Result<KeyChange, Failure> {
     let parsed = |texts: Vec<String>| -> Result<Vec<Recipient>, Failure> {
         let parse = |text: String| {
             text.trim().parse::<Recipient>().map_err(|error| {
-                Failure::new(FailureKind::Usage, format!("recipient {text:?}: {error}")).hint(
-                    "a recipient is a public key: what age-keygen -y or a plugin prints, or the line in id_ed25519.pub",
-                )
+                Failure::new(FailureKind::Usage, format!("recipient {text:?}: {error}")).hint(RecipientError::HINT)
             })
         };
         texts.into_iter().map(parse).collect()

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,16 +11,19 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::Clock;
+use super::{Clock, system_call};
 
-/// Its whole environment: what a variable of the daemon's says is none of its business.
+/// The whole environment: what a variable of the daemon's says is none of its business.
 const ENVIRONMENT: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
+/// How long one that is through may take to end by itself.
+const END_MAX: Duration = Duration::from_secs(2);
 
-/// A running program. It is killed, with all that it started, when this is dropped.
+/// A running program. It is killed, with all that it started, when this is dropped or the daemon ends.
 pub struct AskedProgram {
     child: Child,
+    pidfd: OwnedFd,
     stdin: File,
     stdout: File,
     clock: Clock,
@@ -28,31 +31,54 @@ pub struct AskedProgram {
 }
 
 impl AskedProgram {
-    /// Starts the program in `/`, with a plain environment and the daemon's standard error.
+    /// Starts the program in `/`, with a plain environment and the daemon's standard error; `name` is what it was called by.
     ///
     /// What is not read or written within `limit` of now fails with [`ErrorKind::TimedOut`].
-    pub fn start(program: &Path, args: &[&str], limit: Duration, clock: &Clock) -> io::Result<Self> {
+    pub fn start(program: &Path, name: &Path, args: &[&str], limit: Duration, clock: &Clock) -> io::Result<Self> {
         let mut command = Command::new(program);
-        command.args(args).env_clear().envs(ENVIRONMENT).current_dir("/").process_group(0);
+        command.arg0(name).args(args).env_clear().envs(ENVIRONMENT).current_dir("/").process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        system_call::end_with_this_thread(&mut command);
         let deadline_ms = clock.boottime_ms() + limit.as_millis() as u64;
         let mut child = command.spawn()?;
-        let stdin = child.stdin.take().map(OwnedFd::from);
-        let stdout = child.stdout.take().map(OwnedFd::from);
-        let (Some(stdin), Some(stdout)) = (stdin, stdout) else { return Err(ErrorKind::BrokenPipe.into()) };
-        let asked = Self { child, stdin: stdin.into(), stdout: stdout.into(), clock: *clock, deadline_ms };
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            unreachable!("both are piped")
+        };
+        let (stdin, stdout) = (OwnedFd::from(stdin), OwnedFd::from(stdout));
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        let asked = Self { child, pidfd, stdin: stdin.into(), stdout: stdout.into(), clock: *clock, deadline_ms };
         for pipe in [&asked.stdin, &asked.stdout] {
             rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
         }
         Ok(asked)
     }
 
-    /// Waits until the pipe can be used, or is closed at its other end.
-    fn wait(&self, pipe: &File, for_what: PollFlags) -> io::Result<()> {
+    /// Does something in a time that is not the program's.
+    pub fn aside<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let begun_ms = self.clock.boottime_ms();
+        let done = work();
+        self.deadline_ms += self.clock.boottime_ms() - begun_ms;
+        done
+    }
+
+    /// Lets a program end that is through: with what it leaves running, an agent that keeps a token open for one.
+    pub fn end(mut self) {
+        // Its end of the conversation.
+        if let Ok(null) = File::open("/dev/null") {
+            self.stdin = null;
+        }
+        self.deadline_ms = self.clock.boottime_ms() + END_MAX.as_millis() as u64;
+        if self.wait(&self.pidfd, PollFlags::IN).is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+
+    /// Waits until the descriptor can be used, or is closed at its other end.
+    fn wait(&self, descriptor: impl AsFd, for_what: PollFlags) -> io::Result<()> {
         loop {
             let left = Duration::from_millis(self.deadline_ms.saturating_sub(self.clock.boottime_ms()));
             let timeout = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
-            match poll(&mut [PollFd::new(pipe, for_what)], Some(&timeout)) {
+            match poll(&mut [PollFd::new(&descriptor, for_what)], Some(&timeout)) {
                 Ok(0) => return Err(ErrorKind::TimedOut.into()),
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
@@ -82,9 +108,16 @@ impl Write for AskedProgram {
 
 impl Drop for AskedProgram {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         // Not reaped yet, so the number is still its own.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
+        self.deadline_ms = self.clock.boottime_ms() + END_MAX.as_millis() as u64;
+        // One that the kernel cannot end, for a device that hangs, is left to it.
+        if self.wait(&self.pidfd, PollFlags::IN).is_ok() {
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -93,7 +126,14 @@ mod tests {
     use super::*;
 
     fn shell(line: &str, limit: Duration) -> AskedProgram {
-        AskedProgram::start(Path::new("/bin/sh"), &["-c", line], limit, &Clock::of_host().unwrap()).unwrap()
+        AskedProgram::start(
+            Path::new("/bin/sh"),
+            Path::new("/x/named"),
+            &["-c", line],
+            limit,
+            &Clock::of_host().unwrap(),
+        )
+        .unwrap()
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -105,6 +145,32 @@ mod tests {
         let mut answer = String::new();
         asked.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "<question>\n");
+    }
+
+    #[test]
+    fn it_is_called_by_its_name_and_may_leave_an_agent() {
+        let mut asked = shell("sleep 1000 & echo $!; tr '\\0' ' ' </proc/$$/cmdline | cut -d' ' -f1; read rest", LONG);
+        let mut said = String::new();
+        while said.lines().count() < 2 {
+            let mut line = [0; 64];
+            let len = asked.read(&mut line).unwrap();
+            said.push_str(std::str::from_utf8(&line[..len]).unwrap());
+        }
+        let (pid, name) = said.trim().split_once('\n').unwrap();
+        assert_eq!(name, "/x/named");
+        let agent = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        asked.end();
+        rustix::process::kill_process(agent, Signal::KILL).expect("it runs still");
+    }
+
+    #[test]
+    fn another_time_than_its_own_does_not_count() {
+        let mut asked = shell("read line; echo \"<$line>\"", Duration::from_millis(200));
+        let late = asked.deadline_ms + 1;
+        let clock = asked.clock;
+        asked.aside(|| while clock.boottime_ms() < late {});
+        asked.write_all(b"question\n").unwrap();
+        assert_eq!(asked.read(&mut [0; 32]).unwrap(), 11);
     }
 
     #[test]

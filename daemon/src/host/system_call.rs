@@ -4,9 +4,19 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
+use rustix::process::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// Has the kernel kill a program that is to be started when the thread ends that starts it, by whatever death.
+pub(super) fn end_with_this_thread(command: &mut Command) {
+    let ask = || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?);
+    // SAFETY: between fork and exec one system call is made, and nothing is allocated or locked.
+    unsafe { command.pre_exec(ask) };
+}
 
 /// Keeps the pages of a value out of the swap.
 pub(super) fn lock_memory<T>(value: &T) -> io::Result<()> {

@@ -13,13 +13,13 @@ use age::secrecy::{ExposeSecret, SecretString};
 use age::ssh::UnsupportedKey;
 use age::{DecryptError, Decryptor, scrypt, ssh, x25519};
 use age_core::primitives::bech32_decode;
-use stated_shared::Timestamp;
+use stated_shared::{Digest, Timestamp};
 use zeroize::Zeroizing;
 
 use super::plugin::{PluginError, Plugins, Unwrapping};
 use super::recipient::{Recipient, RecipientError, is_plugin_name};
 use super::seal::{Unsealed, has_header, is_opened, open_age};
-use super::{IDENTITY_LEN_MAX, PASSPHRASE_LEN_MAX};
+use super::{IDENTITY_LEN_MAX, PASSPHRASE_LEN_MAX, sha256};
 
 /// The largest work factor of a passphrase that is accepted: 2^22 takes 4 GiB of memory. Stock `age` has the same.
 const SCRYPT_WORK_FACTOR_MAX: u8 = 22;
@@ -33,6 +33,8 @@ pub struct Identities {
     keys: Vec<Key>,
     kept: Vec<Kept>,
     plugins: Arc<Plugins>,
+    /// The last one that a plugin opened, by the SHA-256 of the file: nobody should have to touch a token twice for it.
+    opened: Mutex<Option<(Digest, Zeroizing<Vec<u8>>)>>,
 }
 
 /// What a start learns of its user's keys and the daemon goes on with: none of the secret ones.
@@ -139,7 +141,7 @@ impl Identities {
             lines(text)?
         };
         let is_empty = keys.is_empty() && kept.is_empty();
-        if is_empty { Err(IdentityError::Empty) } else { Ok(Self { keys, kept, plugins }) }
+        if is_empty { Err(IdentityError::Empty) } else { Ok(Self { keys, kept, plugins, opened: Mutex::default() }) }
     }
 
     /// Who data must be sealed to for these keys to open it; what a plugin keeps does not say.
@@ -164,7 +166,28 @@ impl Identities {
             Secret::X25519(secret) => secret as &dyn age::Identity,
             Secret::Ssh(secret) => secret,
         });
-        by_plugins_too(secrets, &self.kept, &self.plugins, |identities| open_age(identities, sealed, len_max))
+        if self.kept.is_empty() {
+            return open_age(secrets, sealed, len_max).map_err(NotOpened::Unsealed);
+        }
+        let digest = sha256(sealed);
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, text)) = opened.as_ref().filter(|(of, _)| *of == digest) {
+            return Ok(text.clone());
+        }
+        let text =
+            by_plugins_too(secrets, &self.kept, &self.plugins, |identities| open_age(identities, sealed, len_max))?;
+        Ok(opened.insert((digest, text)).1.clone())
+    }
+
+    /// Whether a plugin keeps some of these keys.
+    pub fn take_plugin(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Those of the keys that are here.
+    #[must_use]
+    pub fn without_plugins(self) -> Self {
+        Self { kept: Vec::new(), ..self }
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use age::secrecy::ExposeSecret;
-use age::x25519;
+use age::{EncryptError, x25519};
 use stated_shared::limits::RECIPIENTS_MAX;
 use stated_shared::{Digest, Generation, RepositoryId, Seq, Timestamp};
 use zeroize::{Zeroize, Zeroizing};
@@ -18,7 +18,7 @@ use zeroize::{Zeroize, Zeroizing};
 use super::identity::{Identities, NotOpened, Own};
 use super::plugin::{PluginError, wrapping_failed};
 use super::recipient::{Recipient, addressees};
-use super::seal::{Empty, SealError, Unsealed, has_header};
+use super::seal::{AGE_HEADER_LEN_USUAL, Empty, SealError, Unsealed, has_header};
 use super::{AGE_HEADER_LEN_MAX, KEYRING_FILE_LEN_MAX, sha256};
 use crate::disk::{Access, Disk, Entry};
 
@@ -126,6 +126,12 @@ pub enum KeyringError {
     /// None of the daemon's own keys would open it, so it could not start again.
     #[error("none of the daemon's own keys opens what is sealed to these recipients alone")]
     NotToOwn,
+    /// Some of them will not be beside others: those that a quantum computer does not break, for one.
+    #[error("these recipients cannot be sealed to together: {0}")]
+    Incompatible(String),
+    /// The envelope is for others.
+    #[error("who opens the keyring was changed at the same time by somebody else")]
+    OtherEnvelope,
     /// A plugin was needed to seal or open it.
     #[error(transparent)]
     Plugin(#[from] PluginError),
@@ -213,8 +219,11 @@ impl Keyring {
 
     /// Seals it in this envelope, which must be for the same recipients.
     pub fn seal_in(&self, envelope: Envelope) -> Result<SealedKeyring, KeyringError> {
-        debug_assert!(envelope.recipients == self.recipients, "who is sealed to is told inside, too");
-        let bytes = envelope.empty.fill(self.text().as_bytes()).map_err(KeyringError::Seal)?;
+        // Who is sealed to is told inside, too.
+        if envelope.recipients != self.recipients {
+            return Err(KeyringError::OtherEnvelope);
+        }
+        let bytes = envelope.empty.fill(&[self.text().as_bytes()]).map_err(KeyringError::Seal)?;
         let digest = sha256(&bytes);
         Ok(SealedKeyring { bytes, digest })
     }
@@ -320,12 +329,8 @@ impl Envelope {
     pub fn new(recipients: Vec<Recipient>, own: &Own) -> Result<Self, KeyringError> {
         let recipients = set(recipients)?;
         let for_age: Vec<_> = recipients.iter().map(|recipient| recipient.for_age(own.plugins())).collect();
-        let empty = Empty::new(for_age.iter().map(|recipient| &**recipient)).map_err(|error| match &error {
-            SealError::Recipients(refused) => {
-                wrapping_failed(refused).cloned().map_or(KeyringError::Seal(error), KeyringError::Plugin)
-            }
-            SealError::Stream(_) => KeyringError::Seal(error),
-        })?;
+        let empty =
+            Empty::new(for_age.iter().map(|recipient| &**recipient), AGE_HEADER_LEN_USUAL).map_err(not_wrapped)?;
         drop(for_age);
         let header = empty.header();
         // What would not open again is not written.
@@ -337,10 +342,17 @@ impl Envelope {
         }
         Ok(Self { recipients, empty })
     }
+}
 
-    /// Whether it is for these, in whatever order.
-    pub fn is_for(&self, recipients: &[Recipient]) -> bool {
-        self.recipients == recipients
+/// What was wrong with the recipients.
+fn not_wrapped(error: SealError) -> KeyringError {
+    let SealError::Recipients(refused) = &error else { return KeyringError::Seal(error) };
+    if let Some(error) = wrapping_failed(refused) {
+        return error.clone().into();
+    }
+    match refused {
+        EncryptError::IncompatibleRecipients { .. } => KeyringError::Incompatible(refused.to_string()),
+        _ => KeyringError::Seal(error),
     }
 }
 

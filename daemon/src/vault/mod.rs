@@ -18,7 +18,7 @@ pub use identity::{CreateIdentityError, Identities, IdentityError, Own, Passphra
 #[cfg(fuzzing)]
 pub use keyring::fuzz_keyring;
 pub use keyring::{ChainKey, Envelope, Keyring, KeyringError, KeyringPlace, SealedKeyring};
-pub use plugin::{PluginError, Plugins};
+pub use plugin::{PluginError, Plugins, Secret};
 pub use recipient::{Recipient, RecipientError};
 pub use seal::{SealError, Unsealed, Vault};
 

@@ -15,12 +15,17 @@ use age::{DecryptError, EncryptError};
 use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza, read};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
+use stated_shared::FailureKind;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::identity::Passphrase;
 use crate::host::{AskedProgram, Clock, Supervisor, guarded_program};
 
-/// How long a plugin may take for one request: somebody may have to touch a token.
+/// What it is started for: to seal to a recipient of its own …
+const WRAP: &str = "recipient-v1";
+/// … or to open what is sealed to one.
+const UNWRAP: &str = "identity-v1";
+/// How long a plugin may take for one key: somebody may have to touch a token. To find a secret for it takes none of that.
 const ANSWER_MAX: Duration = Duration::from_secs(45);
 /// What a plugin may say in all, in bytes.
 const SAID_LEN_MAX: usize = 64 << 10;
@@ -31,17 +36,27 @@ const TEXT_LEN_MAX: usize = 300;
 /// Where a line of a stanza's body ends.
 const COLUMNS: usize = 64;
 
-/// The plugins that may be asked, and what they may be told.
+/// The plugins that may be asked, and what they may be told; by default there are none.
 #[derive(Default)]
 pub struct Plugins {
-    programs: BTreeMap<String, PathBuf>,
-    surroundings: Option<Surroundings>,
+    listed: Option<Listed>,
+    /// One at a time: two of them would ask for the same token.
+    turn: Mutex<()>,
 }
 
-struct Surroundings {
-    /// What answers a plugin that asks for a secret, its token's PIN for one.
-    secret: Box<dyn Fn() -> Option<Passphrase> + Send + Sync>,
+struct Listed {
+    programs: BTreeMap<String, PathBuf>,
+    secret: Box<dyn Secret>,
     clock: Clock,
+}
+
+/// What a plugin is told that asks for a secret to open a key with, its token's PIN for one.
+pub trait Secret: Send + Sync {
+    /// The secret, or why there is none to be told.
+    fn tell(&self) -> Result<Passphrase, String>;
+
+    /// The one that was told opened a key.
+    fn was_right(&self);
 }
 
 /// Why a plugin did not do what was asked of it.
@@ -85,11 +100,19 @@ pub enum PluginError {
 }
 
 impl PluginError {
+    /// Whether it is for an administrator, or only for whoever has the token.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::TooSlow { .. } => FailureKind::Unavailable,
+            _ => FailureKind::Config,
+        }
+    }
+
     /// What helps.
     pub fn hint(&self) -> String {
         match self {
             Self::NotListed(name) => format!(
-                "name its program in config.toml, and start the daemon again: plugins.{name} = \"/usr/bin/age-plugin-{name}\""
+                "name its program in config.toml, and start the daemon again: plugins.\"{name}\" = \"/usr/bin/age-plugin-{name}\""
             ),
             Self::NotRun { .. } => {
                 "what plugins in config.toml name must be programs that nobody but root and the daemon's user may write"
@@ -97,7 +120,7 @@ impl PluginError {
             }
             Self::TooSlow { .. } => "do what the token waits for, in time, and try again".to_owned(),
             Self::Broken { .. } | Self::Failed { .. } => {
-                "the daemon's log has what it printed; it gets a plain environment, no terminal, and nobody's answers"
+                "the daemon's log has what it printed; where it asks for a secret, that is the first line of passphrase_file"
                     .to_owned()
             }
         }
@@ -126,7 +149,6 @@ pub(super) struct Unwrapping<'a> {
 
 /// A plugin that is being asked.
 struct Talk<'a> {
-    plugins: &'a Plugins,
     program: String,
     asked: AskedProgram,
     /// What it said and nobody has read.
@@ -136,28 +158,26 @@ struct Talk<'a> {
     said: Option<String>,
     /// The first failure that it told of.
     failed: Option<String>,
+    /// Where secrets are for it, if it may have any.
+    secret: Option<&'a dyn Secret>,
     is_secret_told: bool,
+    /// Why it was not told one.
+    untold: Option<String>,
 }
 
 impl Plugins {
-    /// The programs of these plugins; `secret` answers one that asks for a secret.
-    pub fn new(
-        programs: BTreeMap<String, PathBuf>,
-        secret: impl Fn() -> Option<Passphrase> + Send + Sync + 'static,
-        clock: Clock,
-    ) -> Self {
-        Self { programs, surroundings: Some(Surroundings { secret: Box::new(secret), clock }) }
+    /// The programs of these plugins, and what answers one that asks for a secret.
+    pub fn new(programs: BTreeMap<String, PathBuf>, secret: impl Secret + 'static, clock: Clock) -> Self {
+        Self { listed: Some(Listed { programs, secret: Box::new(secret), clock }), turn: Mutex::default() }
     }
 
     fn ask(&self, name: &str, state_machine: &str) -> Result<Talk<'_>, PluginError> {
-        let not_listed = || PluginError::NotListed(name.to_owned());
-        let path = self.programs.get(name).ok_or_else(not_listed)?;
-        let Surroundings { clock, .. } = self.surroundings.as_ref().ok_or_else(not_listed)?;
+        let listed = self.listed.as_ref().and_then(|listed| Some((listed.programs.get(name)?, listed)));
+        let (path, Listed { clock, secret, .. }) = listed.ok_or_else(|| PluginError::NotListed(name.to_owned()))?;
         let not_run = |why: String| PluginError::NotRun { name: name.to_owned(), why };
         let program = guarded_program(path).map_err(|error| not_run(error.to_string()))?;
-        let asked = AskedProgram::start(&program, &[&format!("--age-plugin={state_machine}")], ANSWER_MAX, clock);
+        let asked = AskedProgram::start(&program, path, &[&format!("--age-plugin={state_machine}")], ANSWER_MAX, clock);
         Ok(Talk {
-            plugins: self,
             program: file_name(path),
             asked: asked.map_err(|error| not_run(format!("{}: {error}", path.display())))?,
             // Reserved in full, so that no outgrown copy of a key is left behind.
@@ -165,7 +185,10 @@ impl Plugins {
             said_len: 0,
             said: None,
             failed: None,
+            // To wrap a key takes nobody's secret.
+            secret: (state_machine == UNWRAP).then_some(&**secret),
             is_secret_told: false,
+            untold: None,
         })
     }
 
@@ -175,7 +198,8 @@ impl Plugins {
         recipient: &str,
         file_key: &FileKey,
     ) -> Result<(Vec<Stanza>, HashSet<String>), PluginError> {
-        let mut talk = self.ask(name, "recipient-v1")?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut talk = self.ask(name, WRAP)?;
         talk.say("add-recipient", &[recipient], b"")?;
         talk.say("wrap-file-key", &[], file_key.expose_secret())?;
         talk.say("extension-labels", &[], b"")?;
@@ -183,7 +207,7 @@ impl Plugins {
         let (mut stanzas, mut labels) = (Vec::new(), HashSet::new());
         while let Some(Stanza { tag, mut args, body }) = talk.hear()? {
             match tag.as_str() {
-                "recipient-stanza" if args.len() >= 2 && args[0] == "0" => {
+                "recipient-stanza" if args.len() >= 2 && args[0] == "0" && stanzas.is_empty() => {
                     stanzas.push(Stanza { tag: args.remove(1), args: args.split_off(1), body });
                     talk.say("ok", &[], b"")?;
                 }
@@ -194,11 +218,10 @@ impl Plugins {
                 _ => talk.answer(&tag, &body)?,
             }
         }
-        match talk.failed.take() {
-            Some(message) => Err(PluginError::Failed { program: talk.program, message }),
-            None if stanzas.is_empty() => Err(talk.broken("it wrapped no key")),
-            None => Ok((stanzas, labels)),
+        if stanzas.is_empty() && talk.failed.is_none() {
+            return Err(talk.broken("it wrapped no key"));
         }
+        talk.end().map(|()| (stanzas, labels))
     }
 
     /// `None` where it says that none of these stanzas is for any of its identities.
@@ -208,7 +231,8 @@ impl Plugins {
         identities: &[Zeroizing<String>],
         stanzas: &[Stanza],
     ) -> Result<Option<FileKey>, PluginError> {
-        let mut talk = self.ask(name, "identity-v1")?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut talk = self.ask(name, UNWRAP)?;
         for identity in identities {
             talk.say("add-identity", &[identity], b"")?;
         }
@@ -228,9 +252,12 @@ impl Plugins {
             }
             body.zeroize();
         }
-        match (file_key, talk.failed.take()) {
-            (None, Some(message)) => Err(PluginError::Failed { program: talk.program, message }),
-            (file_key, _) => Ok(file_key),
+        if let (Some(_), Some(secret), true) = (&file_key, talk.secret, talk.is_secret_told) {
+            secret.was_right();
+        }
+        match (talk.end(), file_key) {
+            (_, Some(file_key)) => Ok(Some(file_key)),
+            (ended, None) => ended.map(|()| None),
         }
     }
 }
@@ -302,22 +329,46 @@ impl Talk<'_> {
                 self.failed.get_or_insert_with(|| passed_on(body));
                 self.say("ok", &[], b"")
             }
-            // Once: a token that is told a wrong PIN again and again locks itself.
-            "request-secret" if !self.is_secret_told => {
-                self.is_secret_told = true;
+            "request-secret" => {
                 self.said = Some(passed_on(body));
-                let secret = self.plugins.surroundings.as_ref().and_then(|surroundings| (surroundings.secret)());
-                match secret {
-                    Some(secret) => self.say("ok", &[], secret.expose().as_bytes()),
-                    None => self.say("fail", &[], b""),
+                match self.secret() {
+                    Ok(secret) => self.say("ok", &[], secret.expose().as_bytes()),
+                    Err(why) => {
+                        self.untold = Some(why);
+                        self.say("fail", &[], b"")
+                    }
                 }
             }
             // Nobody is there to be asked.
-            "confirm" | "request-public" | "request-secret" => {
+            "confirm" | "request-public" => {
                 self.said = Some(passed_on(body));
                 self.say("fail", &[], b"")
             }
             _ => self.say("unsupported", &[], b""),
+        }
+    }
+
+    /// Once: a token that is told a wrong PIN again and again locks itself.
+    fn secret(&mut self) -> Result<Passphrase, String> {
+        let Some(secret) = self.secret else {
+            return Err("no key is to be opened".to_owned());
+        };
+        if self.is_secret_told {
+            return Err("it was told one already".to_owned());
+        }
+        let told = self.asked.aside(|| secret.tell());
+        self.is_secret_told = told.is_ok();
+        told
+    }
+
+    /// Ends the conversation with a plugin that is through; `Err` where it told of a failure.
+    fn end(self) -> Result<(), PluginError> {
+        let Self { asked, program, failed, untold, .. } = self;
+        asked.end();
+        let untold = untold.map(|why| format!("; it asked for a secret and got none: {why}")).unwrap_or_default();
+        match failed {
+            Some(message) => Err(PluginError::Failed { program, message: message + &untold }),
+            None => Ok(()),
         }
     }
 
@@ -332,7 +383,7 @@ impl Talk<'_> {
     fn ended(&self, error: &io::Error) -> PluginError {
         match error.kind() {
             ErrorKind::TimedOut => PluginError::TooSlow { program: self.program.clone(), said: self.said.clone() },
-            ErrorKind::BrokenPipe => self.broken("it ended before it was asked"),
+            ErrorKind::BrokenPipe => self.broken("it ended before it was through"),
             _ => self.broken(&error.to_string()),
         }
     }
@@ -383,6 +434,6 @@ fn file_name(path: &Path) -> String {
 
 impl fmt::Debug for Plugins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Plugins").field(&self.programs).finish()
+        f.debug_tuple("Plugins").field(&self.listed.as_ref().map(|listed| &listed.programs)).finish()
     }
 }

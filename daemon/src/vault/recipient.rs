@@ -47,6 +47,12 @@ pub enum RecipientError {
     RsaTooLarge,
 }
 
+impl RecipientError {
+    /// What helps.
+    pub const HINT: &str =
+        "a recipient is a public key: what age-keygen -y or a plugin prints, or the line in id_ed25519.pub";
+}
+
 impl Recipient {
     pub(super) fn of_x25519(key: x25519::Recipient) -> Self {
         Self { spelling: key.to_string(), key: PublicKey::X25519(key) }

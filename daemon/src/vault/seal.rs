@@ -16,7 +16,7 @@ use super::{AGE_HEADER_LEN_MAX, chain};
 use crate::host::Locked;
 
 /// What an age file takes besides its plaintext's chunks: header with grease, nonce. Reserved, not a bound.
-const AGE_HEADER_LEN_USUAL: usize = 512;
+pub(super) const AGE_HEADER_LEN_USUAL: usize = 512;
 const AGE_CHUNK_LEN: usize = 64 << 10;
 const AGE_TAG_LEN: usize = 16;
 /// Sealings that are kept ready: enough for the records of some milliseconds.
@@ -71,8 +71,7 @@ struct Keys {
 struct Sealing {
     /// Those that it is sealed to.
     keys: Arc<Locked<Keys>>,
-    stream: StreamWriter<Sink>,
-    sink: Sink,
+    empty: Empty,
 }
 
 /// An age file to whomever, which has its header and no content.
@@ -139,9 +138,9 @@ impl Vault {
         if sealed_len_usual(pieces.iter().map(|piece| piece.len()).sum()) > READY_LEN
             && let Ok(mut spare) = self.spare.try_lock()
         {
-            sealing.sink.move_to(std::mem::take(&mut *spare));
+            sealing.empty.sink.move_to(std::mem::take(&mut *spare));
         }
-        seal_with(sealing, pieces).map_err(SealError::Stream)
+        sealing.empty.fill(pieces)
     }
 
     /// Takes back what was sealed, for the next one to be written there.
@@ -156,7 +155,7 @@ impl Vault {
 
     /// As [`Vault::seal_pieces`], by whom nobody waits for: what is prepared is left to the others.
     pub fn seal_beside(&self, pieces: &[&[u8]]) -> Result<Vec<u8>, SealError> {
-        seal_with(self.begin()?, pieces).map_err(SealError::Stream)
+        self.begin()?.empty.fill(pieces)
     }
 
     /// Whether [`Vault::prepare`] should be called, on a thread that nobody waits for.
@@ -175,8 +174,8 @@ impl Vault {
 
     fn begin(&self) -> Result<Sealing, SealError> {
         let keys = self.keys();
-        let (stream, sink) = begin(iter::once(&keys.recipient as &dyn age::Recipient), READY_LEN)?;
-        Ok(Sealing { keys, stream, sink })
+        let empty = Empty::new(iter::once(&keys.recipient as &dyn age::Recipient), READY_LEN)?;
+        Ok(Sealing { keys, empty })
     }
 
     fn ready(&self) -> MutexGuard<'_, Vec<Sealing>> {
@@ -261,9 +260,11 @@ impl fmt::Debug for Vault {
 }
 
 impl Empty {
-    /// Wraps a new file key for these recipients, which may ask plugins.
-    pub fn new<'a>(recipients: impl Iterator<Item = &'a dyn age::Recipient>) -> Result<Self, SealError> {
-        let (stream, sink) = begin(recipients, AGE_HEADER_LEN_USUAL)?;
+    /// Wraps a new file key for these recipients, which may ask plugins; with room for so many bytes.
+    pub fn new<'a>(recipients: impl Iterator<Item = &'a dyn age::Recipient>, len: usize) -> Result<Self, SealError> {
+        let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
+        let sink = Sink(Arc::new(Mutex::new(Vec::with_capacity(len))));
+        let stream = encryptor.wrap_output(sink.clone()).map_err(SealError::Stream)?;
         Ok(Self { stream, sink })
     }
 
@@ -272,9 +273,9 @@ impl Empty {
         self.sink.lock().clone()
     }
 
-    /// The whole file, with this content.
-    pub fn fill(self, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
-        write_to(self.stream, &self.sink, &[plaintext]).map_err(SealError::Stream)
+    /// The whole file, with this content, in pieces.
+    pub fn fill(self, pieces: &[&[u8]]) -> Result<Vec<u8>, SealError> {
+        write_to(self.stream, &self.sink, pieces).map_err(SealError::Stream)
     }
 }
 
@@ -284,25 +285,11 @@ pub(super) fn seal_age<'a>(
     recipients: impl Iterator<Item = &'a dyn age::Recipient>,
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
-    Empty::new(recipients)?.fill(plaintext)
+    Empty::new(recipients, AGE_HEADER_LEN_USUAL)?.fill(&[plaintext])
 }
 
 fn sealed_len_usual(plaintext_len: usize) -> usize {
     AGE_HEADER_LEN_USUAL + plaintext_len + (plaintext_len / AGE_CHUNK_LEN + 1) * AGE_TAG_LEN
-}
-
-fn begin<'a>(
-    recipients: impl Iterator<Item = &'a dyn age::Recipient>,
-    len: usize,
-) -> Result<(StreamWriter<Sink>, Sink), SealError> {
-    let encryptor = Encryptor::with_recipients(recipients).map_err(SealError::Recipients)?;
-    let sink = Sink(Arc::new(Mutex::new(Vec::with_capacity(len))));
-    let stream = encryptor.wrap_output(sink.clone()).map_err(SealError::Stream)?;
-    Ok((stream, sink))
-}
-
-fn seal_with(sealing: Sealing, pieces: &[&[u8]]) -> io::Result<Vec<u8>> {
-    write_to(sealing.stream, &sealing.sink, pieces)
 }
 
 fn write_to(mut stream: StreamWriter<Sink>, sink: &Sink, pieces: &[&[u8]]) -> io::Result<Vec<u8>> {

@@ -34,17 +34,22 @@ fn ssh_key(host: &Host, name: &str, kind: &[&str], passphrase: &str) -> (PathBuf
 
 /// A new age identity, sealed by the real `age -p`, and its recipient.
 fn age_key_behind_a_passphrase(host: &Host, armor: bool) -> (PathBuf, String) {
-    let [plain, sealed] = ["plain.key", "sealed.key"].map(|name| host.path("w").join(name));
-    let plain = plain.to_str().unwrap();
-    host.call("age-keygen", ["-o", plain]).run().ok();
-    let recipient = host.call("age-keygen", ["-y", plain]).run().ok().text();
+    let plain = host.path("w/plain.key");
+    host.call("age-keygen", ["-o", plain.to_str().unwrap()]).run().ok();
+    let recipient = host.call("age-keygen", ["-y", plain.to_str().unwrap()]).run().ok().text();
+    (behind_a_passphrase(host, &plain, armor), recipient)
+}
+
+/// The identity file, sealed by the real `age -p`.
+fn behind_a_passphrase(host: &Host, plain: &Path, armor: bool) -> PathBuf {
+    let (plain, sealed) = (plain.display(), host.path("w/sealed.key"));
     // It asks a terminal, twice.
     let line = format!("age -p {}-o {} {plain}", if armor { "-a " } else { "" }, sealed.display());
     let typed = format!("{PASSPHRASE}\n{PASSPHRASE}\n");
     host.call("script", ["-qec", &line, "/dev/null"]).stdin(typed).run().ok();
-    fs::remove_file(plain).unwrap();
+    fs::remove_file(plain.to_string()).unwrap();
     host.chmod(&sealed, 0o600);
-    (sealed, recipient)
+    sealed
 }
 
 fn secret_file(host: &Host, name: &str, text: &str) -> PathBuf {

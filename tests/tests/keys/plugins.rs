@@ -1,12 +1,15 @@
 //! Keys that a plugin of age keeps.
 
 use std::fs;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
 use stated_tests::{Host, programs_dir, read};
 
-use super::{configure, secret_file, tools};
+use super::{PASSPHRASE, behind_a_passphrase, configure, secret_file, tools};
 
 /// A token's plugin in a directory of its own, and the identity and recipient of a new key.
 struct Token {
@@ -99,13 +102,13 @@ fn a_plugins_recipient_comes_and_goes_as_others_do() {
     assert!(host.statectl(["key", "ls"]).run().ok().text().contains(&token.recipient));
     let first = host.call("age-keygen", ["-y", host.identity().to_str().unwrap()]).run().ok().text();
     // The daemon's own does not open it any more without the first.
-    host.statectl(["key", "rm", &first]).run().code(65).says("could not start again without it");
+    host.statectl(["key", "rm", &first]).run().code(65).says("could not start again");
     host.stop_daemon();
 
     let by_token = |args: &[&str]| host.statectl(args).env("STATED_IDENTITY_FILE", &token.identity).run();
     assert_eq!(by_token(&["get", "a"]).ok().stdout, b"sealed");
     // The plugin itself says that it opens what is sealed to it, and nothing else.
-    by_token(&["key", "rm", &token.recipient]).code(65).says("could not start again without it");
+    by_token(&["key", "rm", &token.recipient]).code(65).says("could not start again");
     by_token(&["key", "rm", &first]).ok();
     by_token(&["key", "rotate"]).ok();
     host.stop_daemon();
@@ -143,10 +146,19 @@ fn a_pin_is_told_once_and_comes_from_where_passphrases_do() {
     asks(&token.program, "123456\n");
     host.put("a", b"sealed");
     host.stop_daemon();
+    let note = host.state_dir().join("secret-told");
+    assert!(!note.exists(), "it was right");
     asks(&token.program, "654321\n");
     host.statectl(["get", "a"]).run().code(78).says("age-plugin-token: wrong PIN, 2 tries are left");
+    // Who is started again and again tells it no more, right or wrong.
+    asks(&token.program, "123456\n");
+    let again = host.statectl(["get", "a"]).run().code(78).says("2 tries are left; it asked for a secret and got none");
+    again.says(&format!("rm {}", note.display()));
+    fs::remove_file(&note).unwrap();
+    assert_eq!(host.get("a"), b"sealed");
+    host.stop_daemon();
     configure(&host, &token.listed(&token.program));
-    host.statectl(["get", "a"]).run().code(78).says("wrong PIN");
+    host.statectl(["get", "a"]).run().code(78).says("wrong PIN").says("got none: nothing says where that is");
     // One that asks again is told nothing, or a token would lock itself.
     let heard = host.path("w/heard");
     let text = format!(
@@ -176,7 +188,7 @@ fn a_plugin_is_asked_where_it_is_listed_and_nobody_else_could_have_written_it() 
     let listed = token.listed(&token.program);
     refused(listed.split("[plugins]").next().unwrap())
         .says("the configuration names no program for token")
-        .says("plugins.token = ");
+        .says("plugins.\"token\" = ");
     refused(&token.listed(Path::new("age-plugin-token"))).says("is not an absolute path");
     refused(&token.listed(&host.path("w/nothing"))).says("cannot be run");
     refused(&token.listed(&host.path("w"))).says("is not a file");
@@ -273,4 +285,82 @@ fn while_somebody_has_to_touch_a_token_commits_go_on() {
     host.statectl(["key", "rm", &token.recipient]).run().ok();
     drop(touched);
     rotating.finish().code(65).says("at the same time");
+}
+
+#[test]
+fn a_secret_is_told_to_open_a_key_and_for_nothing_else() {
+    if !tools() {
+        return;
+    }
+    let host = Host::new();
+    let token = Token::new(&host, "");
+    let heard = host.path("w/heard");
+    let text = format!(
+        "{HEAR_OUT}\nprintf -- '-> request-secret\\nUElO\\n'\nread -r line; read -r body\n\
+         echo \"$line $body\" >{}\nprintf -- '-> done\\n\\n'",
+        heard.display()
+    );
+    let pin = secret_file(&host, "pin", PASSPHRASE);
+    configure(&host, &format!("passphrase_file = {pin:?}\n{}", token.listed(&script(&host, &text))));
+    host.stated(["init"]).run().code(78).says("it wrapped no key");
+    assert_eq!(fs::read_to_string(&heard).unwrap(), "-> fail \n");
+
+    // Nor the passphrase of the identity's own file, which the token would take for a wrong PIN.
+    let token = Token::new(&host, "123456");
+    let sealed = behind_a_passphrase(&host, &token.identity, false);
+    let listed = token.listed(&token.program).replace("token.key", "sealed.key");
+    configure(&host, &format!("passphrase_file = {pin:?}\n{listed}"));
+    let refused = host.stated(["init"]).run().code(78).says("wrong PIN");
+    refused.says(&format!("got none: the passphrase is that of {}", sealed.display()));
+}
+
+#[test]
+fn a_daemon_that_ends_takes_the_plugin_with_it() {
+    if !tools() {
+        return;
+    }
+    let host = Host::new();
+    let token = Token::new(&host, "");
+    let pipe = host.path("w/pipe");
+    host.call("mkfifo", [&pipe]).run().ok();
+    let text = format!("read -r touched <{}; exec {} \"$@\"", pipe.display(), token.program.display());
+    configure(&host, &format!("[plugins]\ntoken = {:?}\n", script(&host, &text)));
+    for is_killed in [false, true] {
+        let daemon = host.daemon();
+        let adding = host.statectl(["key", "add", &token.recipient]).start();
+        // Opened as soon as the plugin reads.
+        let mut touched = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        // It would wait for another daemon.
+        adding.signal(Signal::KILL);
+        match is_killed {
+            true => daemon.kill(),
+            false => daemon.stop(),
+        }
+        // The plugin's end of the pipe closes with it.
+        let fds = &mut [PollFd::new(&touched, PollFlags::empty())];
+        let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+        assert_eq!(poll(fds, Some(&limit)).unwrap(), 1, "it runs still");
+        assert_eq!(touched.write(b"\n").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
+}
+
+#[test]
+fn a_restore_asks_for_one_touch() {
+    if !tools() {
+        return;
+    }
+    let host = Host::new();
+    let token = Token::new(&host, "");
+    let asked = host.path("w/asked");
+    let text = format!("echo \"$@\" >>{}; exec {} \"$@\"", asked.display(), token.program.display());
+    configure(&host, &token.listed(&script(&host, &text)));
+    host.put("a", b"sealed");
+    let backup = host.path("w/backup");
+    host.statectl(["backup", backup.to_str().unwrap()]).run().ok();
+    host.put("a", b"later");
+    host.stop_daemon();
+    fs::write(&asked, "").unwrap();
+    host.statectl(["restore", backup.to_str().unwrap(), "--force"]).run().ok();
+    assert_eq!(fs::read_to_string(&asked).unwrap(), "--age-plugin=identity-v1\n");
+    host.stated(["verify"]).run().ok();
 }

@@ -63,6 +63,27 @@ fn a_socket_that_was_given_stays_as_it_is() {
 }
 
 #[test]
+fn no_program_that_the_daemon_runs_has_its_socket() {
+    if !tool("systemd-socket-activate") {
+        return;
+    }
+    let host = Host::new();
+    host.stated(["init"]).run().ok();
+    let (socket, seen) = (place(&host, "given", 0o755), host.path("w/seen"));
+    let line = format!("ls -l /proc/self/fd >{}; cat {}", seen.display(), host.identity().display());
+    fs::write(host.config_dir().join("config.toml"), format!("identity_command = {line:?}\n")).unwrap();
+    let mut daemon = activated(&host, &[&socket]);
+    let put = host.statectl(["put", "a"]).stdin("1").env("STATED_SOCKET", &socket).env("STATED_NO_AUTOSTART", "1");
+    put.run().ok();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.exit(), 0);
+    let seen = fs::read_to_string(seen).unwrap();
+    // Its standard error is where ours leads.
+    let others = seen.lines().filter(|line| !line.contains(" 2 -> ") && line.contains("socket:"));
+    assert_eq!(others.count(), 0, "{seen}");
+}
+
+#[test]
 fn what_is_no_place_for_a_socket_is_refused() {
     if !tool("systemd-socket-activate") {
         return;

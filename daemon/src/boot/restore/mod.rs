@@ -11,7 +11,7 @@ use stated_shared::{Epoch, Failure, FailureKind, RepositoryId, Seq};
 
 use self::source::Source;
 use super::failure::{halt_failure, storage};
-use super::keys::identities;
+use super::keys::{SECRET_TOLD_FILE, identities};
 use super::{OpenedDirectory, clock, harden, open, own_actor, take};
 use crate::config::Settings;
 use crate::disk::{Disk, RealDisk};
@@ -110,7 +110,7 @@ fn mark(settings: &Settings, staging: &Path, was_there: bool, aside: Option<Stri
         return Err(Failure::new(FailureKind::Conflict, "the backup has no record: there is nothing to restore")
             .hint("name another one"));
     }
-    let last = was_there.then(|| last_of(&disk, settings, &identities, repository)).flatten();
+    let last = if was_there { last_of(&disk, settings, &identities, repository)? } else { None };
     let OpenedDirectory { journal, .. } = open(&disk, &copied, &identities, OpenMode::Repair)?;
     let returned = Returned {
         replay: journal.replay,
@@ -133,17 +133,19 @@ fn last_of(
     settings: &Settings,
     identities: &crate::vault::Identities,
     repository: RepositoryId,
-) -> Option<(Epoch, Seq)> {
-    match open(disk, settings, identities, OpenMode::ReadOnly) {
+) -> Result<Option<(Epoch, Seq)>, Failure> {
+    Ok(match open(disk, settings, identities, OpenMode::ReadOnly) {
         Ok(opened) if opened.vault.repository() == repository => {
             Some((opened.journal.replay.epoch(), opened.journal.journal.last()))
         }
         Ok(_) => None,
+        // It could be read, if only somebody touched a token.
+        Err(failure) if failure.kind == FailureKind::Unavailable => return Err(failure),
         Err(failure) => {
             tracing::warn!(%failure, "what is there cannot be read, and is moved aside as it is");
             None
         }
-    }
+    })
 }
 
 /// What is in the directory and is neither its lock nor a restore's own.
@@ -152,7 +154,7 @@ fn there(dir: &Path) -> Result<Vec<String>, Failure> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if name != "LOCK" && name != RESTORING_DIR && !name.starts_with(ASIDE) {
+        if name != "LOCK" && name != SECRET_TOLD_FILE && name != RESTORING_DIR && !name.starts_with(ASIDE) {
             names.push(name);
         }
     }

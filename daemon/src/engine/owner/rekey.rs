@@ -26,6 +26,15 @@ pub(in crate::engine) enum Change {
 }
 
 impl Change {
+    /// Whether it changes anything, and removes nobody who is not there.
+    pub fn is_one(&self, present: &[Recipient]) -> bool {
+        match self {
+            Self::Add(new) => new.iter().any(|recipient| !present.contains(recipient)),
+            Self::Remove(gone) => gone.iter().all(|recipient| present.contains(recipient)),
+            Self::Rotate => true,
+        }
+    }
+
     /// Who opens the keyring after it.
     pub fn recipients(&self, present: &[Recipient]) -> Vec<Recipient> {
         match self {
@@ -90,13 +99,7 @@ impl Owner {
         let (keyrings, generation) = (Arc::clone(&self.parts.keyrings), keyring.generation());
         let place = &keyrings.place;
         let envelope = match envelope {
-            Ok(envelope) if envelope.is_for(keyring.recipients()) => envelope,
-            Ok(_) => {
-                let message = "who opens the keyring was changed at the same time by somebody else";
-                return Ok(Err(
-                    Failure::new(FailureKind::Conflict, message).hint("see who does, with: statectl key ls")
-                ));
-            }
+            Ok(envelope) => envelope,
             Err(error) => return Ok(Err(refused(&error))),
         };
         let written = keyring.seal_in(envelope).and_then(|sealed| {
@@ -177,12 +180,15 @@ fn refused(error: &KeyringError) -> Failure {
     let as_it_was = "nothing was changed: the keyring is as it was";
     let (kind, hint) = match error {
         KeyringError::NotToOwn => {
-            let message = "the daemon opens the keyring with that key, and could not start again without it";
+            let message = "no key of the daemon's own would open the keyring, so it could not start again";
             let failure = Failure::new(FailureKind::Conflict, message);
-            return failure.hint("add the key that it shall have, restart it with that one, then remove this");
+            return failure.hint("add a key that it shall have, restart it with that one, then do this");
         }
-        KeyringError::Plugin(plugin) => (FailureKind::Config, plugin.hint()),
-        KeyringError::Recipients(_) | KeyringError::HeaderTooLong(_) => (FailureKind::Usage, as_it_was.to_owned()),
+        KeyringError::OtherEnvelope => (FailureKind::Conflict, "see who does, with: statectl key ls".to_owned()),
+        KeyringError::Plugin(plugin) => (plugin.kind(), plugin.hint()),
+        KeyringError::Recipients(_) | KeyringError::HeaderTooLong(_) | KeyringError::Incompatible(_) => {
+            (FailureKind::Usage, as_it_was.to_owned())
+        }
         KeyringError::Seal(_) => (FailureKind::Internal, as_it_was.to_owned()),
         KeyringError::Missing(_)
         | KeyringError::NotOurs { .. }
