@@ -161,6 +161,10 @@ fn a_daemon_that_stands_still_is_replaced() {
     assert_ne!(machine.property("MainPID"), old);
     assert_eq!(machine.property("NRestarts"), "1");
     assert!(machine.run("journalctl --unit stated --output cat").contains("Watchdog timeout"));
+    // Its own lines have priorities: what a new key's owner has to know, and not that it serves.
+    let warned = machine.run("journalctl --unit stated --priority warning --output cat _COMM=stated");
+    assert!(warned.starts_with("made the key that opens every state"), "{warned}");
+    assert!(!warned.contains("serving"), "{warned}");
 }
 
 #[test]
