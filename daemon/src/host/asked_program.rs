@@ -1,22 +1,26 @@
-//! A program that is asked by its standard input and answers by its standard output, within a time.
+//! A program that is asked by its standard input, or only started, and answers by its standard output, within a time.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use zeroize::Zeroizing;
 
 use super::{Clock, system_call};
 
-/// The whole environment: what a variable of the daemon's says is none of its business.
-const ENVIRONMENT: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
+/// The whole environment of a plain one: what a variable of the daemon's says is none of its business.
+const PLAIN_ENVIRONMENT: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("PATH", "/usr/local/bin:/usr/bin:/bin")];
+/// What one does not get of the daemon's own environment: it would speak for the daemon.
+const NOT_FOR_OTHERS: [&str; 6] =
+    ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 /// How long one that is through may take to end by itself.
 const END_MAX: Duration = Duration::from_secs(2);
 
@@ -24,19 +28,36 @@ const END_MAX: Duration = Duration::from_secs(2);
 pub struct AskedProgram {
     child: Child,
     pidfd: OwnedFd,
-    stdin: File,
+    /// Until it is to hear no more.
+    stdin: Option<File>,
     stdout: File,
     clock: Clock,
     deadline_ms: u64,
 }
 
 impl AskedProgram {
-    /// Starts the program in `/`, with a plain environment and the daemon's standard error; `name` is what it was called by.
+    /// Starts the program with a plain environment; `name` is what it was called by.
     ///
     /// What is not read or written within `limit` of now fails with [`ErrorKind::TimedOut`].
-    pub fn start(program: &Path, name: &Path, args: &[&str], limit: Duration, clock: &Clock) -> io::Result<Self> {
+    pub fn plain(program: &Path, name: &Path, args: &[&str], limit: Duration, clock: &Clock) -> io::Result<Self> {
         let mut command = Command::new(program);
-        command.arg0(name).args(args).env_clear().envs(ENVIRONMENT).current_dir("/").process_group(0);
+        command.arg0(name).args(args).env_clear().envs(PLAIN_ENVIRONMENT);
+        Self::start(command, limit, clock)
+    }
+
+    /// Starts a shell with this line, in the daemon's own environment.
+    pub fn shell(line: &str, limit: Duration, clock: &Clock) -> io::Result<Self> {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        for name in NOT_FOR_OTHERS {
+            command.env_remove(name);
+        }
+        Self::start(command, limit, clock)
+    }
+
+    /// In `/`, with the daemon's standard error, and of its own group, so that all of it can be ended.
+    fn start(mut command: Command, limit: Duration, clock: &Clock) -> io::Result<Self> {
+        command.current_dir("/").process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         system_call::end_with_this_thread(&mut command);
         let deadline_ms = clock.boottime_ms() + limit.as_millis() as u64;
@@ -46,11 +67,30 @@ impl AskedProgram {
         };
         let (stdin, stdout) = (OwnedFd::from(stdin), OwnedFd::from(stdout));
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-        let asked = Self { child, pidfd, stdin: stdin.into(), stdout: stdout.into(), clock: *clock, deadline_ms };
-        for pipe in [&asked.stdin, &asked.stdout] {
+        for pipe in [&stdin, &stdout] {
             rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
         }
-        Ok(asked)
+        let (stdin, stdout) = (Some(stdin.into()), stdout.into());
+        Ok(Self { child, pidfd, stdin, stdout, clock: *clock, deadline_ms })
+    }
+
+    /// Tells it nothing, and reads what it prints until it ends: at most `len_max` bytes and one more.
+    ///
+    /// Its end counts, and not the end of its output: an agent that it leaves behind may hold that open.
+    pub fn output(mut self, len_max: u64, output: &mut Vec<u8>) -> io::Result<ExitStatus> {
+        self.stdin = None;
+        let mut is_open = true;
+        loop {
+            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN), PollFd::new(&self.stdout, PollFlags::IN)];
+            self.wait(&mut fds[..if is_open { 2 } else { 1 }])?;
+            let ended = !fds[0].revents().is_empty();
+            if is_open {
+                is_open = drain(&mut self.stdout, len_max, output)?;
+            }
+            if ended {
+                return self.child.wait();
+            }
+        }
     }
 
     /// Does something in a time that is not the program's.
@@ -63,22 +103,24 @@ impl AskedProgram {
 
     /// Lets a program end that is through: with what it leaves running, an agent that keeps a token open for one.
     pub fn end(mut self) {
-        // Its end of the conversation.
-        if let Ok(null) = File::open("/dev/null") {
-            self.stdin = null;
-        }
+        self.stdin = None;
+        self.reap();
+    }
+
+    /// Waits for its end, for a little while.
+    fn reap(&mut self) {
         self.deadline_ms = self.clock.boottime_ms() + END_MAX.as_millis() as u64;
-        if self.wait(&self.pidfd, PollFlags::IN).is_ok() {
+        if self.wait(&mut [PollFd::new(&self.pidfd, PollFlags::IN)]).is_ok() {
             let _ = self.child.wait();
         }
     }
 
-    /// Waits until the descriptor can be used, or is closed at its other end.
-    fn wait(&self, descriptor: impl AsFd, for_what: PollFlags) -> io::Result<()> {
+    /// Waits until one of the descriptors can be used, or is closed at its other end.
+    fn wait(&self, descriptors: &mut [PollFd<'_>]) -> io::Result<()> {
         loop {
             let left = Duration::from_millis(self.deadline_ms.saturating_sub(self.clock.boottime_ms()));
             let timeout = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
-            match poll(&mut [PollFd::new(&descriptor, for_what)], Some(&timeout)) {
+            match poll(descriptors, Some(&timeout)) {
                 Ok(0) => return Err(ErrorKind::TimedOut.into()),
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
@@ -90,15 +132,16 @@ impl AskedProgram {
 
 impl Read for AskedProgram {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.wait(&self.stdout, PollFlags::IN)?;
+        self.wait(&mut [PollFd::new(&self.stdout, PollFlags::IN)])?;
         (&self.stdout).read(buffer)
     }
 }
 
 impl Write for AskedProgram {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.wait(&self.stdin, PollFlags::OUT)?;
-        (&self.stdin).write(bytes)
+        let Some(mut stdin) = self.stdin.as_ref() else { return Err(ErrorKind::BrokenPipe.into()) };
+        self.wait(&mut [PollFd::new(stdin, PollFlags::OUT)])?;
+        stdin.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -113,10 +156,24 @@ impl Drop for AskedProgram {
         }
         // Not reaped yet, so the number is still its own.
         let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        self.deadline_ms = self.clock.boottime_ms() + END_MAX.as_millis() as u64;
         // One that the kernel cannot end, for a device that hangs, is left to it.
-        if self.wait(&self.pidfd, PollFlags::IN).is_ok() {
-            let _ = self.child.wait();
+        self.reap();
+    }
+}
+
+/// Reads what is there; whether more may come. What is over the limit is read and dropped, so that the writer ends.
+fn drain(stdout: &mut File, len_max: u64, output: &mut Vec<u8>) -> io::Result<bool> {
+    let mut buffer = Zeroizing::new([0; 4096]);
+    loop {
+        match stdout.read(&mut buffer[..]) {
+            Ok(0) => return Ok(false),
+            Ok(len) => {
+                let room = (len_max as usize + 1).saturating_sub(output.len());
+                output.extend(&buffer[..len.min(room)]);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }
@@ -126,7 +183,7 @@ mod tests {
     use super::*;
 
     fn shell(line: &str, limit: Duration) -> AskedProgram {
-        AskedProgram::start(
+        AskedProgram::plain(
             Path::new("/bin/sh"),
             Path::new("/x/named"),
             &["-c", line],

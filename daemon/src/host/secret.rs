@@ -2,28 +2,18 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use zeroize::Zeroizing;
 
-use super::Clock;
+use super::{AskedProgram, Clock};
 
 /// How long a command may take: somebody may have to type, or to touch a token.
 const COMMAND_MAX: Duration = Duration::from_secs(45);
-
-/// What a command does not get of the daemon's environment: it would speak for the daemon.
-const NOT_FOR_COMMANDS: [&str; 6] =
-    ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
 
 /// Where a secret is. It never comes by an argument or an environment variable, which others can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +101,7 @@ impl fmt::Display for SecretSource {
 
 fn read_file(path: &Path, len_max: u64, credentials: Option<&Path>, secret: &mut Vec<u8>) -> Result<(), SecretError> {
     let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => SecretError::Missing(path.to_path_buf()),
+        ErrorKind::NotFound => SecretError::Missing(path.to_path_buf()),
         _ => SecretError::Io { path: path.to_path_buf(), source },
     };
     let file = File::open(path).map_err(failed)?;
@@ -133,81 +123,14 @@ fn read_command(
     clock: &Clock,
     secret: &mut Vec<u8>,
 ) -> Result<(), SecretError> {
-    let failed = |source: io::Error| SecretError::Start { command: line.to_owned(), source };
-    let mut command = Command::new("sh");
-    // Of its own group, so that all of it ends where it is too slow.
-    command.args(["-c", line]).current_dir("/").process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    for name in NOT_FOR_COMMANDS {
-        command.env_remove(name);
-    }
-    let mut child = command.spawn().map_err(failed)?;
-    let group = Pid::from_child(&child);
-    match collect(&mut child, limit, len_max, clock, secret) {
-        Ok(Some(status)) if status.success() => Ok(()),
-        Ok(Some(status)) => Err(SecretError::Failed { command: line.to_owned(), status }),
-        Ok(None) => {
-            let _ = kill_process_group(group, Signal::KILL);
-            let _ = child.wait();
-            Err(SecretError::TooSlow { command: line.to_owned() })
-        }
-        Err(error) => {
-            let _ = kill_process_group(group, Signal::KILL);
-            let _ = child.wait();
-            Err(failed(error))
-        }
-    }
-}
-
-/// Reads what a child prints until it ends; `None` where that takes too long.
-///
-/// Its end counts, and not the end of its output: an agent that it leaves behind may hold that open.
-fn collect(
-    child: &mut Child,
-    limit: Duration,
-    len_max: u64,
-    clock: &Clock,
-    secret: &mut Vec<u8>,
-) -> io::Result<Option<ExitStatus>> {
-    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    let mut stdout = File::from(OwnedFd::from(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?));
-    rustix::fs::fcntl_setfl(&stdout, OFlags::NONBLOCK)?;
-    let deadline_ms = clock.boottime_ms() + limit.as_millis() as u64;
-    let mut is_open = true;
-    loop {
-        let left = Duration::from_millis(deadline_ms.saturating_sub(clock.boottime_ms()));
-        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&stdout, PollFlags::IN)];
-        let watched = if is_open { 2 } else { 1 };
-        match poll(&mut fds[..watched], Some(&timeout)) {
-            Ok(0) => return Ok(None),
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ended = !fds[0].revents().is_empty();
-        if is_open {
-            is_open = drain(&mut stdout, len_max, secret)?;
-        }
-        if ended {
-            return child.wait().map(Some);
-        }
-    }
-}
-
-/// Reads what is there; whether more may come. What is over the limit is read and dropped, so that the writer ends.
-fn drain(stdout: &mut File, len_max: u64, secret: &mut Vec<u8>) -> io::Result<bool> {
-    let mut buffer = Zeroizing::new([0; 4096]);
-    loop {
-        match stdout.read(&mut buffer[..]) {
-            Ok(0) => return Ok(false),
-            Ok(len) => {
-                let room = (len_max as usize + 1).saturating_sub(secret.len());
-                secret.extend(&buffer[..len.min(room)]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+    let failed = |source: io::Error| match source.kind() {
+        ErrorKind::TimedOut => SecretError::TooSlow { command: line.to_owned() },
+        _ => SecretError::Start { command: line.to_owned(), source },
+    };
+    let asked = AskedProgram::shell(line, limit, clock).map_err(failed)?;
+    match asked.output(len_max, secret).map_err(failed)? {
+        status if status.success() => Ok(()),
+        status => Err(SecretError::Failed { command: line.to_owned(), status }),
     }
 }
 
@@ -215,6 +138,8 @@ fn drain(stdout: &mut File, len_max: u64, secret: &mut Vec<u8>) -> io::Result<bo
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    use rustix::process::{Pid, Signal};
 
     use super::*;
 

@@ -176,7 +176,7 @@ impl Plugins {
         let (path, Listed { clock, secret, .. }) = listed.ok_or_else(|| PluginError::NotListed(name.to_owned()))?;
         let not_run = |why: String| PluginError::NotRun { name: name.to_owned(), why };
         let program = guarded_program(path).map_err(|error| not_run(error.to_string()))?;
-        let asked = AskedProgram::start(&program, path, &[&format!("--age-plugin={state_machine}")], ANSWER_MAX, clock);
+        let asked = AskedProgram::plain(&program, path, &[&format!("--age-plugin={state_machine}")], ANSWER_MAX, clock);
         Ok(Talk {
             program: file_name(path),
             asked: asked.map_err(|error| not_run(format!("{}: {error}", path.display())))?,
