@@ -152,7 +152,7 @@ impl Identities {
     /// What people tell these keys by.
     pub fn told(&self) -> Vec<String> {
         let keys = self.keys.iter().map(|key| key.recipient.fingerprint());
-        keys.chain(self.kept.iter().map(|kept| format!("an identity of age-plugin-{}", kept.plugin))).collect()
+        keys.chain(self.kept.iter().map(|kept| format!("age-plugin-{}", kept.plugin))).collect()
     }
 
     /// What the daemon keeps of them.

@@ -68,7 +68,7 @@ fn a_plugins_key_founds_serves_and_rotates_and_stock_age_opens_by_it() {
     assert_eq!(put.stderr.lines().next(), Some("statectl: age-plugin-token: touch the token"), "{put:?}");
     assert!(log(&host).contains("touch the token"), "{}", log(&host));
     let doctor = host.statectl(["doctor"]).run().ok().text();
-    assert!(doctor.contains("an identity of age-plugin-token"), "{doctor}");
+    assert!(doctor.contains("token.key holds the key of age-plugin-token"), "{doctor}");
     host.stop_daemon();
     assert_eq!(host.get("a"), b"sealed", "a restart opens it again");
     assert_eq!(host.statectl(["key", "rotate"]).run().ok().text(), "keyring 2");
