@@ -16,7 +16,7 @@ use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza, read};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use stated_shared::FailureKind;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::identity::Passphrase;
 use crate::host::{AskedProgram, Clock, Supervisor, guarded_program};
@@ -55,7 +55,7 @@ pub trait Secret: Send + Sync {
     /// The secret, or why there is none to be told.
     fn tell(&self) -> Result<Passphrase, String>;
 
-    /// The one that was told opened a key.
+    /// The one that was told opened a key, or was taken at least.
     fn was_right(&self);
 }
 
@@ -173,23 +173,13 @@ impl Plugins {
 
     fn ask(&self, name: &str, state_machine: &str) -> Result<Talk<'_>, PluginError> {
         let listed = self.listed.as_ref().and_then(|listed| Some((listed.programs.get(name)?, listed)));
-        let (path, Listed { clock, secret, .. }) = listed.ok_or_else(|| PluginError::NotListed(name.to_owned()))?;
+        let (path, Listed { secret, clock, .. }) = listed.ok_or_else(|| PluginError::NotListed(name.to_owned()))?;
         let not_run = |why: String| PluginError::NotRun { name: name.to_owned(), why };
         let program = guarded_program(path).map_err(|error| not_run(error.to_string()))?;
         let asked = AskedProgram::plain(&program, path, &[&format!("--age-plugin={state_machine}")], ANSWER_MAX, clock);
-        Ok(Talk {
-            program: file_name(path),
-            asked: asked.map_err(|error| not_run(format!("{}: {error}", path.display())))?,
-            // Reserved in full, so that no outgrown copy of a key is left behind.
-            buffer: Zeroizing::new(Vec::with_capacity(SAID_LEN_MAX + READ_LEN)),
-            said_len: 0,
-            said: None,
-            failed: None,
-            // To wrap a key takes nobody's secret.
-            secret: (state_machine == UNWRAP).then_some(&**secret),
-            is_secret_told: false,
-            untold: None,
-        })
+        let asked = asked.map_err(|error| not_run(format!("{}: {error}", path.display())))?;
+        // To wrap a key takes nobody's secret.
+        Ok(Talk::new(file_name(path), asked, (state_machine == UNWRAP).then_some(&**secret)))
     }
 
     fn wrap(
@@ -232,37 +222,63 @@ impl Plugins {
         stanzas: &[Stanza],
     ) -> Result<Option<FileKey>, PluginError> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut talk = self.ask(name, UNWRAP)?;
-        for identity in identities {
-            talk.say("add-identity", &[identity], b"")?;
-        }
-        for Stanza { tag, args, body } in stanzas {
-            let args: Vec<&str> = ["0", tag].into_iter().chain(args.iter().map(String::as_str)).collect();
-            talk.say("recipient-stanza", &args, body)?;
-        }
-        talk.say("done", &[], b"")?;
-        let mut file_key = None;
-        while let Some(Stanza { tag, args, mut body }) = talk.hear()? {
-            match tag.as_str() {
-                "file-key" if file_key.is_none() && args == ["0"] && body.len() == FILE_KEY_BYTES => {
-                    file_key = Some(FileKey::init_with_mut(|key| key.copy_from_slice(&body)));
-                    talk.say("ok", &[], b"")?;
-                }
-                _ => talk.answer(&tag, &body)?,
-            }
-            body.zeroize();
-        }
-        if let (Some(_), Some(secret), true) = (&file_key, talk.secret, talk.is_secret_told) {
-            secret.was_right();
-        }
-        match (talk.end(), file_key) {
-            (_, Some(file_key)) => Ok(Some(file_key)),
-            (ended, None) => ended.map(|()| None),
-        }
+        self.ask(name, UNWRAP)?.open(identities, stanzas)
     }
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
+    fn new(program: String, asked: AskedProgram, secret: Option<&'a dyn Secret>) -> Self {
+        Self {
+            program,
+            asked,
+            // Reserved in full, so that no outgrown copy of a key is left behind.
+            buffer: Zeroizing::new(Vec::with_capacity(SAID_LEN_MAX + READ_LEN)),
+            said_len: 0,
+            said: None,
+            failed: None,
+            secret,
+            is_secret_told: false,
+            untold: None,
+        }
+    }
+
+    fn open(mut self, identities: &[Zeroizing<String>], stanzas: &[Stanza]) -> Result<Option<FileKey>, PluginError> {
+        let opened = self.unwrap(identities, stanzas);
+        // Who waits for a touch has taken the PIN.
+        if let (Ok(Some(_)) | Err(PluginError::TooSlow { .. }), Some(secret), true) =
+            (&opened, self.secret, self.is_secret_told)
+        {
+            secret.was_right();
+        }
+        match (opened?, self.end()) {
+            (Some(file_key), _) => Ok(Some(file_key)),
+            (None, ended) => ended.map(|()| None),
+        }
+    }
+
+    fn unwrap(&mut self, identities: &[Zeroizing<String>], stanzas: &[Stanza]) -> Result<Option<FileKey>, PluginError> {
+        for identity in identities {
+            self.say("add-identity", &[identity], b"")?;
+        }
+        for Stanza { tag, args, body } in stanzas {
+            let args: Vec<&str> = ["0", tag].into_iter().chain(args.iter().map(String::as_str)).collect();
+            self.say("recipient-stanza", &args, body)?;
+        }
+        self.say("done", &[], b"")?;
+        let mut file_key = None;
+        while let Some(Stanza { tag, args, body }) = self.hear()? {
+            let body = Zeroizing::new(body);
+            match tag.as_str() {
+                "file-key" if file_key.is_none() && args == ["0"] && body.len() == FILE_KEY_BYTES => {
+                    file_key = Some(FileKey::init_with_mut(|key| key.copy_from_slice(&body)));
+                    self.say("ok", &[], b"")?;
+                }
+                _ => self.answer(&tag, &body)?,
+            }
+        }
+        Ok(file_key)
+    }
+
     /// Says one stanza.
     fn say(&mut self, tag: &str, args: &[&str], body: &[u8]) -> Result<(), PluginError> {
         let encoded = Zeroizing::new(BASE64_STANDARD_NO_PAD.encode(body));
@@ -435,5 +451,62 @@ fn file_name(path: &Path) -> String {
 impl fmt::Debug for Plugins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Plugins").field(&self.listed.as_ref().map(|listed| &listed.programs)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Counts how often it was right.
+    #[derive(Default)]
+    struct Counted(AtomicUsize);
+
+    impl Secret for Counted {
+        fn tell(&self) -> Result<Passphrase, String> {
+            Passphrase::first_line(b"123456").ok_or_else(String::new)
+        }
+
+        fn was_right(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What a plugin of a few lines for a shell opens, which says these once it heard all; and how often a secret was right.
+    fn opened_within(limit: Duration, says: &str) -> (Result<Option<FileKey>, PluginError>, usize) {
+        let line = format!(
+            "heard() {{ until read -r line && [ \"$line\" = \"-> $1\" ]; do :; done; read -r line; }}\nheard done\n{says}"
+        );
+        let secret = Counted::default();
+        let asked = AskedProgram::shell(&line, limit, &Clock::of_host().unwrap()).unwrap();
+        let opened = Talk::new("x".to_owned(), asked, Some(&secret)).open(&[], &[]);
+        (opened, secret.0.into_inner())
+    }
+
+    fn opened(says: &str) -> (Result<Option<FileKey>, PluginError>, usize) {
+        opened_within(Duration::from_secs(60), says)
+    }
+
+    const ASKS: &str = "printf -- '-> request-secret\\nUElO\\n'; heard ok";
+    const DONE: &str = "printf -- '-> done\\n\\n'";
+
+    #[test]
+    fn a_secret_is_right_where_a_key_is_opened_or_a_touch_awaited() {
+        let key = "printf -- '-> file-key 0\\nMDEyMzQ1Njc4OWFiY2RlZg\\n'; heard ok";
+        let (opened_key, count) = opened(&format!("{ASKS}; {key}; {DONE}"));
+        assert_eq!((opened_key.unwrap().unwrap().expose_secret(), count), (b"0123456789abcdef", 1));
+        let (opened_key, count) = opened(&format!("{key}; {DONE}"));
+        assert!(opened_key.unwrap().is_some() && count == 0, "it was not told");
+        let (too_slow, count) = opened_within(Duration::from_secs(5), &format!("{ASKS}; exec sleep 1000"));
+        assert!(matches!(too_slow, Err(PluginError::TooSlow { said: Some(said), .. }) if said == "PIN") && count == 1);
+        let wrong = "printf -- '-> error identity 0\\nd3Jvbmc\\n'; heard ok";
+        let (refused, count) = opened(&format!("{ASKS}; {wrong}; {DONE}"));
+        assert!(matches!(refused, Err(PluginError::Failed { message, .. }) if message == "wrong") && count == 0);
+        let (broken, count) = opened(ASKS);
+        assert!(matches!(broken, Err(PluginError::Broken { .. })) && count == 0);
+        let (nothing, count) = opened(&format!("{ASKS}; {DONE}"));
+        assert!(nothing.unwrap().is_none() && count == 0);
     }
 }
