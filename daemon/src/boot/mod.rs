@@ -41,16 +41,7 @@ use crate::vault::{Identities, Keyring, KeyringError, KeyringPlace, Vault};
 /// Runs the daemon until a signal or a failure ends it.
 ///
 /// The runtime must have I/O and time.
-pub async fn run(settings: Settings) -> Result<(), Failure> {
-    let stop = CancellationToken::new();
-    let tracker = TaskTracker::new();
-    host::stop_on_signals(stop.clone(), &tracker)
-        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot handle signals: {error}")))?;
-    serve(settings, stop, tracker).await
-}
-
-/// As [`run`], until `stop` is cancelled: what tests boot.
-pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: TaskTracker) -> Result<(), Failure> {
+pub async fn run(mut settings: Settings) -> Result<(), Failure> {
     harden()?;
     let held = take(&settings.state_dir)?;
     // Before any program is started, which would inherit it else.
@@ -65,6 +56,11 @@ pub async fn serve(mut settings: Settings, stop: CancellationToken, tracker: Tas
     Supervisor.starting("reading the journal");
     let identities = identities(&settings, &clock)?;
     let mut opened = open(&disk, &settings, &identities, OpenMode::Repair)?;
+    // Until now a signal ended the process on the spot, as it may end at any time: a long log or somebody's token may keep a
+    // start waiting.
+    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+    host::stop_on_signals(stop.clone(), &tracker)
+        .map_err(|error| Failure::new(FailureKind::Internal, format!("cannot handle signals: {error}")))?;
     // Bound before the locks are taken up: from here on no successor starts beside us, and clients wait in line.
     let socket = match activated {
         Some(socket) => socket,

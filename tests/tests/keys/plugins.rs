@@ -56,6 +56,14 @@ fn log(host: &Host) -> String {
     fs::read_to_string(host.runtime_dir().join("stated/stated.log")).unwrap()
 }
 
+/// Waits until the plugin that reads the other end of a pipe is gone.
+#[track_caller]
+fn await_nobody(mut pipe: fs::File) {
+    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+    assert_eq!(poll(&mut [PollFd::new(&pipe, PollFlags::empty())], Some(&limit)).unwrap(), 1, "it runs still");
+    assert_eq!(pipe.write(b"\n").unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
 #[test]
 fn a_plugins_key_founds_serves_and_rotates_and_stock_age_opens_by_it() {
     if !tools() {
@@ -329,19 +337,41 @@ fn a_daemon_that_ends_takes_the_plugin_with_it() {
         let daemon = host.daemon();
         let adding = host.statectl(["key", "add", &token.recipient]).start();
         // Opened as soon as the plugin reads.
-        let mut touched = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        let touched = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
         // It would wait for another daemon.
         adding.signal(Signal::KILL);
         match is_killed {
             true => daemon.kill(),
             false => daemon.stop(),
         }
-        // The plugin's end of the pipe closes with it.
-        let fds = &mut [PollFd::new(&touched, PollFlags::empty())];
-        let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
-        assert_eq!(poll(fds, Some(&limit)).unwrap(), 1, "it runs still");
-        assert_eq!(touched.write(b"\n").unwrap_err().kind(), ErrorKind::BrokenPipe);
+        await_nobody(touched);
     }
+}
+
+#[test]
+fn a_start_that_waits_for_a_touch_ends_at_once_when_it_is_told_to() {
+    if !tools() {
+        return;
+    }
+    let host = Host::new();
+    let token = Token::new(&host, "");
+    configure(&host, &token.listed(&token.program));
+    host.stated(["init"]).run().ok();
+    let pipe = host.path("w/pipe");
+    host.call("mkfifo", [&pipe]).run().ok();
+    let text = format!("read -r touched <{}; exec {} \"$@\"", pipe.display(), token.program.display());
+    configure(&host, &token.listed(&script(&host, &text)));
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut daemon = host.daemon_unready();
+        // Opened as soon as the plugin reads.
+        let touched = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        daemon.signal(signal);
+        assert_eq!(daemon.exit(), 128 + signal.as_raw());
+        await_nobody(touched);
+    }
+    configure(&host, &token.listed(&token.program));
+    let _daemon = host.daemon();
+    host.put("a", b"sealed");
 }
 
 #[test]
