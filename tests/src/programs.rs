@@ -30,18 +30,9 @@ pub fn directory() -> &'static Path {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
         let mut build = Command::new(cargo);
         build
+            .args(["build", "--quiet", "--bins"])
             // This package too: with other features than the test's own build has, dependencies would be built once more.
-            .args([
-                "build",
-                "--quiet",
-                "--package",
-                "stated",
-                "--package",
-                "stated-client",
-                "--package",
-                "stated-tests",
-            ])
-            .arg("--bins")
+            .args(["stated", "stated-client", "stated-tests"].map(|package| ["--package", package]).concat())
             .args(["--profile", profile, "--target-dir"])
             .arg(target)
             .current_dir(env!("CARGO_MANIFEST_DIR"));

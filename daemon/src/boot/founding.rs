@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::disk::Disk;
 use crate::host::Clock;
 use crate::journal::{LocalJournal, Presence, presence};
-use crate::vault::{self, ChainKey, Identities, Keyring, KeyringError, Recipient, RecipientError};
+use crate::vault::{self, ChainKey, Identities, Keyring, KeyringError, Recipient};
 
 /// What a first start made, for its user to know.
 #[derive(Debug, Clone)]
@@ -29,11 +29,7 @@ pub(super) fn found(disk: &dyn Disk, settings: &Settings, clock: &Clock) -> Resu
     if presence(disk, &settings.state_dir).map_err(open_failure)? != Presence::Absent {
         return Ok(None);
     }
-    let parse = |text: &String| {
-        text.parse::<Recipient>().map_err(|error| {
-            Failure::new(FailureKind::Config, format!("recipient {text:?}: {error}")).hint(RecipientError::HINT)
-        })
-    };
+    let parse = |text: &String| text.parse::<Recipient>().map_err(|error| error.failure(text, FailureKind::Config));
     // Before a key is made that somebody would have to take care of.
     let others = settings.recipients.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let new_identity = settings.identity_to_make();
@@ -57,6 +53,7 @@ pub(crate) fn found_repository(
     clock: &Clock,
 ) -> Result<(RepositoryId, Vec<Recipient>), Failure> {
     let keys = settings.state_dir.join("keys");
+    let failed = |error: KeyringError| keyring_failure(&error, settings, identities);
     match disk.create_dir(&keys) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(storage(&keys, "make", &error)),
         _ => {}
@@ -70,15 +67,14 @@ pub(crate) fn found_repository(
         }
         Err(KeyringError::Missing(_)) => {
             let repository = RepositoryId(random()?);
+            let chain_key = ChainKey::new(&mut random()?);
             let keyring =
-                Keyring::new(Generation(1), repository, ChainKey::new(&mut random()?), recipients, clock.now())
-                    .map_err(|error| keyring_failure(&error, settings, identities))?;
-            let sealed =
-                keyring.seal(&identities.own()).map_err(|error| keyring_failure(&error, settings, identities))?;
-            sealed.write(disk, &keys, Generation(1)).map_err(|error| keyring_failure(&error, settings, identities))?;
+                Keyring::new(Generation(1), repository, chain_key, recipients, clock.now()).map_err(failed)?;
+            let sealed = keyring.seal(&identities.own()).map_err(failed)?;
+            sealed.write(disk, &keys, Generation(1)).map_err(failed)?;
             (repository, keyring.recipients().to_vec())
         }
-        Err(error) => return Err(keyring_failure(&error, settings, identities)),
+        Err(error) => return Err(failed(error)),
     };
     LocalJournal::create(disk, &settings.state_dir, repository).map_err(open_failure)?;
     Ok((repository, recipients))

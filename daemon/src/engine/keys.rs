@@ -6,7 +6,7 @@ use stated_shared::{Failure, FailureKind, Keys, Rekey, Reply};
 
 use super::handle::{Asked, Engine, blocking};
 use super::owner::{Command, KeyChange, Rekeying};
-use crate::vault::{Envelope, KeyringError, Recipient, RecipientError};
+use crate::vault::{Envelope, KeyringError, Recipient};
 
 impl Engine {
     pub(super) async fn keys(&self, of: Asked) -> Result<(), Failure> {
@@ -51,11 +51,8 @@ impl Engine {
 /// What is asked of the keyring, with the public keys read.
 fn change(rekey: Rekey) -> Result<KeyChange, Failure> {
     let parsed = |texts: Vec<String>| -> Result<Vec<Recipient>, Failure> {
-        let parse = |text: String| {
-            text.trim().parse::<Recipient>().map_err(|error| {
-                Failure::new(FailureKind::Usage, format!("recipient {text:?}: {error}")).hint(RecipientError::HINT)
-            })
-        };
+        let parse =
+            |text: String| text.trim().parse::<Recipient>().map_err(|error| error.failure(&text, FailureKind::Usage));
         texts.into_iter().map(parse).collect()
     };
     Ok(match rekey {

@@ -21,6 +21,8 @@ const PLAIN_ENVIRONMENT: [(&str, &str); 2] = [("LC_ALL", "C.UTF-8"), ("PATH", "/
 /// What one does not get of the daemon's own environment: it would speak for the daemon.
 const NOT_FOR_OTHERS: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+/// How long one may take: somebody may have to type, or to touch a token.
+pub const ASKED_MAX: Duration = Duration::from_secs(45);
 /// How long one that is through may take to end by itself.
 const END_MAX: Duration = Duration::from_secs(2);
 
@@ -66,12 +68,22 @@ impl AskedProgram {
             unreachable!("both are piped")
         };
         let (stdin, stdout) = (OwnedFd::from(stdin), OwnedFd::from(stdout));
-        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-        for pipe in [&stdin, &stdout] {
-            rustix::fs::fcntl_setfl(pipe, OFlags::NONBLOCK)?;
+        let held = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).and_then(|pidfd| {
+            rustix::fs::fcntl_setfl(&stdin, OFlags::NONBLOCK)?;
+            rustix::fs::fcntl_setfl(&stdout, OFlags::NONBLOCK)?;
+            Ok(pidfd)
+        });
+        match held {
+            Ok(pidfd) => {
+                let (stdin, stdout) = (Some(stdin.into()), stdout.into());
+                Ok(Self { child, pidfd, stdin, stdout, clock: *clock, deadline_ms })
+            }
+            Err(error) => {
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+                let _ = child.wait();
+                Err(error.into())
+            }
         }
-        let (stdin, stdout) = (Some(stdin.into()), stdout.into());
-        Ok(Self { child, pidfd, stdin, stdout, clock: *clock, deadline_ms })
     }
 
     /// Tells it nothing, and reads what it prints until it ends: at most `len_max` bytes and one more.

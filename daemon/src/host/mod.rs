@@ -22,7 +22,7 @@ mod socket;
 mod system_call;
 mod user;
 
-pub use asked_program::AskedProgram;
+pub use asked_program::{ASKED_MAX, AskedProgram};
 #[cfg(test)]
 pub use clock::Held;
 pub use clock::{BootId, Clock};

@@ -10,10 +10,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{AskedProgram, Clock};
-
-/// How long a command may take: somebody may have to type, or to touch a token.
-const COMMAND_MAX: Duration = Duration::from_secs(45);
+use super::{ASKED_MAX, AskedProgram, Clock};
 
 /// Where a secret is. It never comes by an argument or an environment variable, which others can see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +60,7 @@ pub enum SecretError {
         status: ExitStatus,
     },
     /// The command was killed.
-    #[error("{command:?} did not end within {} s", COMMAND_MAX.as_secs())]
+    #[error("{command:?} did not end within {} s", ASKED_MAX.as_secs())]
     TooSlow {
         /// The line.
         command: String,
@@ -84,7 +81,7 @@ impl SecretSource {
         let mut secret = Zeroizing::new(Vec::with_capacity(len_max as usize + 1));
         match self {
             Self::File(path) => read_file(path, len_max, credentials, &mut secret)?,
-            Self::Command(line) => read_command(line, COMMAND_MAX, len_max, clock, &mut secret)?,
+            Self::Command(line) => read_command(line, ASKED_MAX, len_max, clock, &mut secret)?,
         }
         Ok(secret)
     }

@@ -12,12 +12,11 @@ use age::armor::ArmoredReader;
 use age::secrecy::{ExposeSecret, SecretString};
 use age::ssh::UnsupportedKey;
 use age::{DecryptError, Decryptor, scrypt, ssh, x25519};
-use age_core::primitives::bech32_decode;
 use stated_shared::{Digest, Timestamp};
 use zeroize::Zeroizing;
 
-use super::plugin::{PluginError, Plugins, Unwrapping};
-use super::recipient::{Recipient, RecipientError, is_plugin_name};
+use super::plugin::{PluginError, Plugins, Unwrapping, plugin_of};
+use super::recipient::{Recipient, RecipientError};
 use super::seal::{Unsealed, has_header, is_opened, open_age};
 use super::{IDENTITY_LEN_MAX, PASSPHRASE_LEN_MAX, sha256};
 
@@ -276,7 +275,9 @@ fn lines<E: std::error::Error>(text: &[u8]) -> Result<(Vec<Key>, Vec<Kept>), Ide
             keys.push(Key { recipient: Recipient::of_x25519(key.to_public()), secret: Secret::X25519(key) });
             continue;
         }
-        let plugin = plugin_of(line).ok_or(IdentityError::Line { line: index + 1 })?;
+        // As in AGE-PLUGIN-NAME-1…; Bech32 has a lower-case spelling too, which is no identity's.
+        let name = |begins: &str| Some(begins.strip_prefix("AGE-PLUGIN-")?.strip_suffix('-')?.to_ascii_lowercase());
+        let plugin = plugin_of(line, name).ok_or(IdentityError::Line { line: index + 1 })?;
         let identity = Zeroizing::new(line.to_owned());
         // Of one plugin all are asked for at once.
         match kept.iter_mut().find(|kept| kept.plugin == plugin) {
@@ -285,16 +286,6 @@ fn lines<E: std::error::Error>(text: &[u8]) -> Result<(Vec<Key>, Vec<Kept>), Ide
         }
     }
     Ok((keys, kept))
-}
-
-/// The plugin that keeps the key of an identity `AGE-PLUGIN-NAME-1…`.
-fn plugin_of(line: &str) -> Option<String> {
-    if line.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        return None;
-    }
-    let name = |hrp: &str| Some(hrp.strip_prefix("AGE-PLUGIN-")?.strip_suffix('-')?.to_ascii_lowercase());
-    let name = bech32_decode(line, |_| (), |_| Ok(()), |hrp, _| Ok(name(hrp.as_str())));
-    name.ok().flatten().filter(|name| is_plugin_name(name))
 }
 
 /// The identity file in one that `age -p` sealed.
@@ -468,7 +459,10 @@ pub(super) mod tests {
     #[test]
     fn each_unusable_text_has_its_own_error() {
         assert!(matches!(read(b"# only words\n\n"), Err(IdentityError::Empty)));
-        for line in ["AGE-PLUGIN-YUBIKEY-1QQQQ", "age-encryption.org/v2", "AGE-SECRET-KEY-1QQQ"] {
+        let plugin = "AGE-PLUGIN-FOOBAR-1QVHULF";
+        assert_eq!(read(plugin.as_bytes()).unwrap().told(), ["age-plugin-foobar"]);
+        for line in ["AGE-PLUGIN-YUBIKEY-1QQQQ", &plugin.to_lowercase(), "age-encryption.org/v2", "AGE-SECRET-KEY-1QQQ"]
+        {
             let text = format!("# words\n{line}\n");
             assert!(matches!(read(text.as_bytes()), Err(IdentityError::Line { line: 2 })), "{line}");
         }

@@ -8,25 +8,23 @@ use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use age::secrecy::ExposeSecret;
 use age::{DecryptError, EncryptError};
 use age_core::format::{FILE_KEY_BYTES, FileKey, Stanza, read};
+use age_core::primitives::bech32_decode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 use stated_shared::FailureKind;
 use zeroize::Zeroizing;
 
 use super::identity::Passphrase;
-use crate::host::{AskedProgram, Clock, Supervisor, guarded_program};
+use crate::host::{ASKED_MAX, AskedProgram, Clock, Supervisor, guarded_program};
 
 /// What it is started for: to seal to a recipient of its own …
 const WRAP: &str = "recipient-v1";
 /// … or to open what is sealed to one.
 const UNWRAP: &str = "identity-v1";
-/// How long a plugin may take for one key: somebody may have to touch a token. To find a secret for it takes none of that.
-const ANSWER_MAX: Duration = Duration::from_secs(45);
 /// What a plugin may say in all, in bytes.
 const SAID_LEN_MAX: usize = 64 << 10;
 /// What is read at once, in bytes.
@@ -74,7 +72,7 @@ pub enum PluginError {
         why: String,
     },
     /// It took too long.
-    #[error("{program} did not answer within {} s{}", ANSWER_MAX.as_secs(), last_words(.said))]
+    #[error("{program} did not answer within {} s{}", ASKED_MAX.as_secs(), last_words(.said))]
     TooSlow {
         /// The plugin's program.
         program: String,
@@ -131,6 +129,16 @@ fn last_words(said: &Option<String>) -> String {
     said.as_ref().map(|said| format!("; it said: {said}")).unwrap_or_default()
 }
 
+/// The plugin that a recipient or an identity takes: `name` finds it in what such a text begins with.
+pub(super) fn plugin_of(text: &str, name: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let name = bech32_decode(text, |_| (), |_| Ok(()), |begins, _| Ok(name(begins.as_str()))).ok().flatten();
+    // It is to be a part of a program's name.
+    let is_one = |name: &String| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte))
+    };
+    name.filter(is_one)
+}
+
 /// A recipient of a plugin's, with the plugins that may be asked.
 pub(super) struct Wrapping<'a> {
     pub plugins: &'a Plugins,
@@ -176,7 +184,7 @@ impl Plugins {
         let (path, Listed { secret, clock, .. }) = listed.ok_or_else(|| PluginError::NotListed(name.to_owned()))?;
         let not_run = |why: String| PluginError::NotRun { name: name.to_owned(), why };
         let program = guarded_program(path).map_err(|error| not_run(error.to_string()))?;
-        let asked = AskedProgram::plain(&program, path, &[&format!("--age-plugin={state_machine}")], ANSWER_MAX, clock);
+        let asked = AskedProgram::plain(&program, path, &[&format!("--age-plugin={state_machine}")], ASKED_MAX, clock);
         let asked = asked.map_err(|error| not_run(format!("{}: {error}", path.display())))?;
         // To wrap a key takes nobody's secret.
         Ok(Talk::new(file_name(path), asked, (state_machine == UNWRAP).then_some(&**secret)))
@@ -457,6 +465,7 @@ impl fmt::Debug for Plugins {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use super::*;
 

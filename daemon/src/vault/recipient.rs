@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use age::ssh::ParseRecipientKeyError;
 use age::{ssh, tag, x25519};
-use age_core::primitives::bech32_decode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
+use stated_shared::{Failure, FailureKind};
 
-use super::plugin::{Plugins, Wrapping};
+use super::plugin::{Plugins, Wrapping, plugin_of};
 use super::sha256;
 
 /// Someone that data can be sealed to; equal where the canonical spelling is.
@@ -48,9 +48,11 @@ pub enum RecipientError {
 }
 
 impl RecipientError {
-    /// What helps.
-    pub const HINT: &str =
-        "a recipient is a public key: what age-keygen -y or a plugin prints, or the line in id_ed25519.pub";
+    /// What is said of the text that is none.
+    pub fn failure(&self, text: &str, kind: FailureKind) -> Failure {
+        let hint = "a recipient is a public key: what age-keygen -y or a plugin prints, or the line in id_ed25519.pub";
+        Failure::new(kind, format!("recipient {text:?}: {self}")).hint(hint)
+    }
 }
 
 impl Recipient {
@@ -127,22 +129,11 @@ impl Recipient {
         }
         let key = match text.parse::<tag::Recipient>() {
             Ok(key) => PublicKey::Tag(key),
-            Err(_) => PublicKey::Plugin(plugin_of(text)?),
+            // As in age1NAME1…
+            Err(_) => PublicKey::Plugin(plugin_of(text, |begins| begins.strip_prefix("age1").map(str::to_owned))?),
         };
         Some(Self { spelling: text.to_owned(), key })
     }
-}
-
-/// The plugin that a recipient `age1NAME1…` takes.
-fn plugin_of(text: &str) -> Option<String> {
-    let name =
-        bech32_decode(text, |_| (), |_| Ok(()), |hrp, _| Ok(hrp.as_str().strip_prefix("age1").map(str::to_owned)));
-    name.ok().flatten().filter(|name| is_plugin_name(name))
-}
-
-/// Whether it can be a part of a program's name.
-pub(super) fn is_plugin_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-._".contains(&byte))
 }
 
 impl fmt::Display for Recipient {

@@ -56,12 +56,36 @@ fn log(host: &Host) -> String {
     fs::read_to_string(host.runtime_dir().join("stated/stated.log")).unwrap()
 }
 
-/// Waits until the plugin that reads the other end of a pipe is gone.
-#[track_caller]
-fn await_nobody(mut pipe: fs::File) {
-    let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
-    assert_eq!(poll(&mut [PollFd::new(&pipe, PollFlags::empty())], Some(&limit)).unwrap(), 1, "it runs still");
-    assert_eq!(pipe.write(b"\n").unwrap_err().kind(), ErrorKind::BrokenPipe);
+/// What a plugin waits for in the place of a touch: a pipe that somebody has had open for writing.
+struct Touch(PathBuf);
+
+/// A plugin that waits; it goes on where this is dropped.
+struct Waiting(fs::File);
+
+impl Touch {
+    /// And the program of a token's plugin that waits for it.
+    fn awaited_by(host: &Host, token: &Token) -> (Self, PathBuf) {
+        let pipe = host.path("w/pipe");
+        host.call("mkfifo", [&pipe]).run().ok();
+        let text = format!("read -r touched <{}; exec {} \"$@\"", pipe.display(), token.program.display());
+        (Self(pipe), script(host, &text))
+    }
+
+    /// The plugin, once it waits: until then the pipe does not open.
+    fn plugin(&self) -> Waiting {
+        Waiting(fs::OpenOptions::new().write(true).open(&self.0).unwrap())
+    }
+}
+
+impl Waiting {
+    /// Waits until it ends.
+    #[track_caller]
+    fn ends(mut self) {
+        let limit = Timespec { tv_sec: 30, tv_nsec: 0 };
+        let ended = poll(&mut [PollFd::new(&self.0, PollFlags::empty())], Some(&limit)).unwrap();
+        assert_eq!(ended, 1, "it runs still");
+        assert_eq!(self.0.write(b"\n").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
 }
 
 #[test]
@@ -271,27 +295,22 @@ fn while_somebody_has_to_touch_a_token_commits_go_on() {
     }
     let host = Host::new();
     let token = Token::new(&host, "");
-    let pipe = host.path("w/pipe");
-    host.call("mkfifo", [&pipe]).run().ok();
-    let text = format!("read -r touched <{}; exec {} \"$@\"", pipe.display(), token.program.display());
-    configure(&host, &format!("[plugins]\ntoken = {:?}\n", script(&host, &text)));
+    let (touch, program) = Touch::awaited_by(&host, &token);
+    configure(&host, &format!("[plugins]\ntoken = {:?}\n", program));
     host.put("a", b"before");
-    let touch = || fs::write(&pipe, "\n").unwrap();
 
     let adding = host.statectl(["key", "add", &token.recipient]).start();
     host.put("a", b"during");
     assert_eq!(host.get("a"), b"during");
-    // It opens as soon as the plugin reads.
-    touch();
+    drop(touch.plugin());
     adding.finish().ok();
     assert!(host.statectl(["key", "ls"]).run().ok().text().contains(&token.recipient));
 
     // Who changes the keyring meanwhile comes first.
     let rotating = host.statectl(["key", "rotate"]).start();
-    // Opened as soon as the plugin reads.
-    let touched = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    let plugin = touch.plugin();
     host.statectl(["key", "rm", &token.recipient]).run().ok();
-    drop(touched);
+    drop(plugin);
     rotating.finish().code(65).says("at the same time");
 }
 
@@ -329,22 +348,19 @@ fn a_daemon_that_ends_takes_the_plugin_with_it() {
     }
     let host = Host::new();
     let token = Token::new(&host, "");
-    let pipe = host.path("w/pipe");
-    host.call("mkfifo", [&pipe]).run().ok();
-    let text = format!("read -r touched <{}; exec {} \"$@\"", pipe.display(), token.program.display());
-    configure(&host, &format!("[plugins]\ntoken = {:?}\n", script(&host, &text)));
+    let (touch, program) = Touch::awaited_by(&host, &token);
+    configure(&host, &format!("[plugins]\ntoken = {:?}\n", program));
     for is_killed in [false, true] {
         let daemon = host.daemon();
         let adding = host.statectl(["key", "add", &token.recipient]).start();
-        // Opened as soon as the plugin reads.
-        let touched = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        let plugin = touch.plugin();
         // It would wait for another daemon.
         adding.signal(Signal::KILL);
         match is_killed {
             true => daemon.kill(),
             false => daemon.stop(),
         }
-        await_nobody(touched);
+        plugin.ends();
     }
 }
 
@@ -357,17 +373,14 @@ fn a_start_that_waits_for_a_touch_ends_at_once_when_it_is_told_to() {
     let token = Token::new(&host, "");
     configure(&host, &token.listed(&token.program));
     host.stated(["init"]).run().ok();
-    let pipe = host.path("w/pipe");
-    host.call("mkfifo", [&pipe]).run().ok();
-    let text = format!("read -r touched <{}; exec {} \"$@\"", pipe.display(), token.program.display());
-    configure(&host, &token.listed(&script(&host, &text)));
+    let (touch, program) = Touch::awaited_by(&host, &token);
+    configure(&host, &token.listed(&program));
     for signal in [Signal::TERM, Signal::INT] {
         let mut daemon = host.daemon_unready();
-        // Opened as soon as the plugin reads.
-        let touched = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+        let plugin = touch.plugin();
         daemon.signal(signal);
         assert_eq!(daemon.exit(), 128 + signal.as_raw());
-        await_nobody(touched);
+        plugin.ends();
     }
     configure(&host, &token.listed(&token.program));
     let _daemon = host.daemon();
