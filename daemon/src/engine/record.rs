@@ -229,7 +229,8 @@ fn union(pieces: impl Iterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
 pub struct Draft {
     lines: Vec<u8>,
     events: usize,
-    payloads: Vec<u8>,
+    payloads: Vec<Vec<u8>>,
+    payloads_len: usize,
 }
 
 impl Draft {
@@ -240,12 +241,12 @@ impl Draft {
 
     /// The bytes of the payload area so far: where the next payload will lie.
     pub fn payloads_len(&self) -> usize {
-        self.payloads.len()
+        self.payloads_len
     }
 
     /// The bytes of events and payloads so far.
     pub fn len(&self) -> usize {
-        self.lines.len() + self.payloads.len()
+        self.lines.len() + self.payloads_len
     }
 
     /// An upper bound of the sealed record's length after this many bytes more.
@@ -256,12 +257,13 @@ impl Draft {
     }
 
     /// Adds events, one line each, and the payloads that they refer to.
-    pub fn add(&mut self, lines: &[Vec<u8>], payloads: &[Vec<u8>]) {
+    pub fn add(&mut self, lines: &[Vec<u8>], payloads: Vec<Vec<u8>>) {
         for line in lines {
             self.lines.extend_from_slice(line);
             self.events += 1;
         }
-        payloads.iter().for_each(|payload| self.payloads.extend_from_slice(payload));
+        self.payloads_len += payloads.iter().map(Vec::len).sum::<usize>();
+        self.payloads.extend(payloads);
     }
 
     /// Seals it as the record after `prev`.
@@ -269,17 +271,18 @@ impl Draft {
         let closed = kind == RecordKind::Closed;
         let envelope = line(&Envelope { record: FORM, seq, events: self.events, closed });
         let mac = vault.chain(prev, seq, &[&envelope, &self.lines]);
-        let sealed = vault.seal_pieces(&[&envelope, &self.lines, &self.payloads])?;
+        let mut pieces: Vec<&[u8]> = vec![&envelope, &self.lines];
+        pieces.extend(self.payloads.iter().map(Vec::as_slice));
+        let sealed = vault.seal_pieces(&pieces)?;
         Ok(Record { seq, mac, cut_bytes: 0, sealed })
     }
 
     /// Forgets what it tells; keeps its room for the next, within a bound.
     pub fn clear(&mut self) {
-        for buffer in [&mut self.lines, &mut self.payloads] {
-            buffer.clear();
-            buffer.shrink_to(BUFFER_KEPT_LEN);
-        }
-        self.events = 0;
+        self.lines.clear();
+        self.lines.shrink_to(BUFFER_KEPT_LEN);
+        self.payloads.clear();
+        (self.events, self.payloads_len) = (0, 0);
     }
 }
 
@@ -449,7 +452,7 @@ mod tests {
         let (unchanged, labels, fences) = (Vec::new(), Default::default(), Vec::new());
         let what = What::Committed(Committed { number: 1, changes, unchanged, message: None, labels, fences });
         let payloads: Vec<Vec<u8>> = lens.iter().enumerate().map(|(n, len)| vec![n as u8; *len]).collect();
-        draft.add(&[line(&Event { at: Timestamp(1), actor: actor().into(), what })], &payloads);
+        draft.add(&[line(&Event { at: Timestamp(1), actor: actor().into(), what })], payloads);
         draft.seal(vault, Digest([7; 32]), Seq(3), RecordKind::Batch).unwrap()
     }
 
@@ -504,7 +507,7 @@ mod tests {
 
     fn record_of(vault: &Vault, events: &[Event], payloads: &[Vec<u8>]) -> Record {
         let mut draft = Draft::default();
-        draft.add(&events.iter().map(line).collect::<Vec<_>>(), payloads);
+        draft.add(&events.iter().map(line).collect::<Vec<_>>(), payloads.to_vec());
         draft.seal(vault, Digest([7; 32]), Seq(3), RecordKind::Batch).unwrap()
     }
 

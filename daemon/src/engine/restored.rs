@@ -68,7 +68,7 @@ pub fn tell(returned: Returned) -> Result<Told, Halt> {
         Ok(())
     };
     for event in events {
-        draft.add(&[record::line(&event)], &[]);
+        draft.add(&[record::line(&event)], Vec::new());
         if draft.len() >= RECORD_LEN_MAX {
             append(&mut draft, RecordKind::Batch)?;
         }

@@ -55,7 +55,7 @@ impl Machine {
             None => Tenure::Session { hold: ask.lock.hold, link: Link::Up, peer: ask.peer, process: ask.tie },
         };
         let wanted = Grant {
-            id: ask.lock.id.clone().unwrap_or_else(|| cx.drawn.clone()),
+            id: ask.lock.id.clone().unwrap_or_else(|| LockId::from_random(cx.drawn)),
             names: ask.lock.names.clone(),
             kind: ask.lock.kind,
             fence: parent.map_or_else(|| self.next_fence(), |parent| parent.fence),

@@ -91,8 +91,8 @@ pub struct Context<'a> {
     pub actor: &'a Arc<Actor>,
     /// The request's number in the actor's session.
     pub number: u64,
-    /// An ID for a grant, drawn for this request.
-    pub drawn: LockId,
+    /// Random bytes for the ID of a grant, drawn for this request.
+    pub drawn: [u8; 16],
     /// What they may.
     pub access: &'a Arc<dyn Access>,
 }

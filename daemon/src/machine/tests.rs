@@ -24,10 +24,14 @@ fn tag(n: u8) -> TagName {
     TagName::parse(&format!("t{n}")).unwrap()
 }
 
-fn lock_id(n: u64) -> LockId {
+fn drawn(n: u64) -> [u8; 16] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&n.to_be_bytes());
-    LockId::from_random(bytes)
+    bytes
+}
+
+fn lock_id(n: u64) -> LockId {
+    LockId::from_random(drawn(n))
 }
 
 /// Sessions 0 and 1 are one user's, 2 and 3 another's.
@@ -145,7 +149,7 @@ impl Rig {
         access: &Arc<dyn Access>,
     ) -> Result<Option<Reply>, FailureKind> {
         let actor = actor(session);
-        let cx = Context { time: self.time(), actor: &actor, number, drawn: lock_id(number), access };
+        let cx = Context { time: self.time(), actor: &actor, number, drawn: drawn(number), access };
         let mut decision = self.machine.decide(&cx, ask);
         if matches!(decision.verdict, Verdict::Restage) {
             assert!(decision.steps.is_empty());

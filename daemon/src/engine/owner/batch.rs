@@ -184,7 +184,7 @@ impl Owner {
                 Step::Move(motion) => self.turn(motion),
             }
         }
-        self.batch.draft.add(&prepared.lines, &prepared.payloads);
+        self.batch.draft.add(&prepared.lines, prepared.payloads);
         Ok(())
     }
 

@@ -395,7 +395,6 @@ impl Owner {
         if matches!(&submission.ask, Ask::Lock(ask) if ask.lock.id.is_none()) {
             fill_random(&mut drawn).map_err(Halt::Entropy)?;
         }
-        let drawn = LockId::from_random(drawn);
         let access = Arc::clone(&submission.access);
         let cx = Context { time: self.time, actor: &actor, number, drawn, access: &access };
         let decision = self.parts.machine.decide(&cx, &submission.ask);
@@ -491,6 +490,10 @@ impl Owner {
             Verdict::Wait(_) | Verdict::Restage => return,
             Verdict::Reply(_) | Verdict::Recall => None,
         };
+        // What was done is an event already, but for session locks and their ends.
+        if refused.is_none() && recorded {
+            return;
+        }
         let one = |name: &StateName| vec![Some(name.clone())];
         let (verb, names): (_, Vec<_>) = match ask {
             Ask::Commit(commit) => ("commit", commit.changes.iter().map(|change| Some(change.state.clone())).collect()),
@@ -504,10 +507,6 @@ impl Owner {
             }
             Ask::Bind { .. } | Ask::Prune(_) => return,
         };
-        // What was done is an event already, but for session locks and their ends.
-        if refused.is_none() && recorded {
-            return;
-        }
         for name in names {
             let outcome = refused.unwrap_or("ok");
             let deed = Deed { actor: Arc::clone(actor), verb, name, version: None, outcome };

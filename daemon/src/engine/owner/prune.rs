@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use stated_shared::{Failure, FailureKind, LockId, PrunePage, Reply, StateName, Version};
+use stated_shared::{Failure, FailureKind, PrunePage, Reply, StateName, Version};
 use tokio::sync::oneshot;
 
 use super::batch::{Prepared, Told};
@@ -27,8 +27,7 @@ impl Owner {
         let actor = self.parts.daemon.clone();
         let access: Arc<dyn Access> = Arc::new(Itself);
         // No answer of it is remembered, and no lock drawn.
-        let drawn = LockId::from_random([0; 16]);
-        let cx = Context { time: self.time, actor: &actor, number: 0, drawn, access: &access };
+        let cx = Context { time: self.time, actor: &actor, number: 0, drawn: [0; 16], access: &access };
         let mut ask = Ask::Prune(ask);
         let decision = self.parts.machine.decide(&cx, &ask);
         let (prepared, verdict, made) = self.place(&cx, &mut ask, decision, BTreeMap::new(), bytes.moved);

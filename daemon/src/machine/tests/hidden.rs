@@ -40,7 +40,7 @@ impl Access for Few {
 fn refused(rig: &Rig, session: u8, ask: &Ask, access: &Arc<Few>) -> Failure {
     let actor = actor(session);
     let access: Arc<dyn Access> = Arc::clone(access) as _;
-    let cx = Context { time: rig.time(), actor: &actor, number: 99, drawn: lock_id(99), access: &access };
+    let cx = Context { time: rig.time(), actor: &actor, number: 99, drawn: drawn(99), access: &access };
     match rig.machine.decide(&cx, ask).verdict {
         Verdict::Refuse(failure) => failure,
         other => panic!("{other:?}"),

@@ -263,7 +263,7 @@ fn a_patch_from_what_was_pruned_meanwhile_is_not_taken() {
     let change = StagedChange { state: name(0), expect: Expect::Any, content: Some(staged) };
     let actor = actor(0);
     let access: Arc<dyn Access> = Arc::new(Itself);
-    let cx = Context { time: rig.time(), actor: &actor, number: 99, drawn: lock_id(1), access: &access };
+    let cx = Context { time: rig.time(), actor: &actor, number: 99, drawn: drawn(1), access: &access };
     let decision = rig.machine.decide(&cx, &commit(vec![change], &[]));
     assert!(matches!(decision.verdict, Verdict::Restage) && decision.steps.is_empty());
 }
