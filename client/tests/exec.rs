@@ -5,7 +5,7 @@ mod fake;
 mod little;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -223,6 +223,67 @@ fn signals_to_the_wrapper_reach_the_command() {
     // Lets the shell's read end, where it got the signal before.
     drop(fs::OpenOptions::new().write(true).read(true).open(desk.path().join("ready")).unwrap().write(b"x\n"));
     assert_eq!(exec.wait().unwrap().code(), Some(9));
+}
+
+#[test]
+fn a_signal_to_each_process_of_a_job_reaches_the_command_once() {
+    let desk = Desk::new();
+    desk.pipe("told");
+    let script = "exec 3>told; trap 'echo hup >&3' HUP; trap 'echo term >&3; kill $!; exit 9' TERM
+        echo $$ >&3; while :; do sleep 60 & wait $!; done";
+    let mut exec = desk.exec(&["--state", "prod", "--", "sh", "-c", script]).spawn().unwrap();
+    let told = fs::File::open(desk.path().join("told")).unwrap();
+    let mut told = BufReader::new(told).lines().map(Result::unwrap);
+    let command: u32 = told.next().unwrap().parse().unwrap();
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", exec.id())).unwrap();
+    let pids = children.split_whitespace().map(|pid| pid.parse().unwrap()).chain([exec.id()]);
+    let pid = |pid: u32| Pid::from_raw(pid.cast_signed()).unwrap();
+    // First of all to the command, so that it would get a second one for itself.
+    kill_process(pid(command), Signal::HUP).unwrap();
+    assert_eq!(told.next().unwrap(), "hup");
+    pids.filter(|other| *other != command).for_each(|other| kill_process(pid(other), Signal::HUP).unwrap());
+    // This one is for the wrapper alone, and so the next that the command gets: of two the shell tells HUP first.
+    kill_process(pid(exec.id()), Signal::TERM).unwrap();
+    assert_eq!(told.next().unwrap(), "term");
+    assert_eq!(exec.wait().unwrap().code(), Some(9));
+}
+
+#[test]
+fn the_end_is_told_though_the_parent_ignored_that_of_its_children() {
+    let desk = Desk::new();
+    let exec = desk.exec(&["--state", "prod", "--", "sh", "-c", "exit 7"]);
+    let mut parent = Command::new("env");
+    parent.arg("--ignore-signal=CHLD").arg(exec.get_program()).args(exec.get_args());
+    parent.current_dir(desk.path()).env("STATED_SOCKET", desk.little.socket());
+    assert_eq!(parent.status().unwrap().code(), Some(7));
+}
+
+#[test]
+fn that_nobody_reads_what_is_said_stops_nothing() {
+    let desk = Desk::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let ended = desk.exec(&["--state", "prod", "--", "/nonexistent"]).stderr(writer).status().unwrap();
+    assert_eq!(ended.code(), Some(127));
+}
+
+#[test]
+fn the_gateway_outlives_whoever_signals_each_process() {
+    if !has_terraform() {
+        return;
+    }
+    let desk = Desk::new();
+    desk.configure();
+    let (mut exec, _) = desk.apply();
+    let gateway = desk.little.until("the gateway connects", |kept| kept.peers.first().copied());
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        kill_process(Pid::from_raw(gateway.cast_signed()).unwrap(), signal).unwrap();
+    }
+    desk.go();
+    desk.end();
+    assert!(exec.wait().unwrap().success());
+    assert_eq!(desk.little.newest("prod").message.as_deref(), Some("terraform apply"));
+    desk.gateway_is_gone();
 }
 
 #[test]

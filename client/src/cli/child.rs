@@ -117,7 +117,9 @@ pub(super) fn watch(
             }
         }
         let events = wait(pidfd, client.as_fd().filter(|_| in_contact), in_contact, signals)?;
-        signals.forward(pidfd)?;
+        for arrived in signals.arrived() {
+            signal(pidfd, arrived)?;
+        }
         if events.child {
             return Ok(());
         }
@@ -128,14 +130,14 @@ fn lost(why: &str, on_lost: OnLost, pidfd: &OwnedFd, output: &Output) -> io::Res
     match on_lost {
         OnLost::Warn => output.say(&format!("the lock is lost: {why}; the command goes on")),
         OnLost::Term => {
-            output.say(&format!("the lock is lost: {why}; the command gets SIGTERM"));
             signal(pidfd, Signal::TERM)?;
+            output.say(&format!("the lock is lost: {why}; the command gets SIGTERM"));
         }
     }
     Ok(())
 }
 
-fn signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
+pub(super) fn signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
     match pidfd_send_signal(pidfd, signal) {
         // It has ended in the meantime.
         Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -207,13 +209,14 @@ impl Signals {
         Ok(read)
     }
 
-    pub(super) fn forward(&mut self, pidfd: &OwnedFd) -> io::Result<()> {
-        let mut bytes = [0; 64];
-        for (pipe, number) in [(&mut self.terminate, Signal::TERM), (&mut self.hang_up, Signal::HUP)] {
-            if matches!(pipe.read(&mut bytes), Ok(count) if count > 0) {
-                signal(pidfd, number)?;
+    /// What came since the last time.
+    pub(super) fn arrived(&mut self) -> Vec<Signal> {
+        let mut arrived = Vec::new();
+        for (pipe, signal) in [(&mut self.terminate, Signal::TERM), (&mut self.hang_up, Signal::HUP)] {
+            if matches!(pipe.read(&mut [0; 64]), Ok(1..)) {
+                arrived.push(signal);
             }
         }
-        Ok(())
+        arrived
     }
 }

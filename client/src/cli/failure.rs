@@ -56,7 +56,7 @@ fn usual_step(kind: FailureKind) -> Option<&'static str> {
 /// The last line of standard error under `--json`.
 pub(super) fn line(code: u8, kind: &str, message: &str, hint: Option<&str>) {
     let line = Line { error: Fields { code, kind, message, hint } };
-    eprintln!("{}", serde_json::to_string(&line).unwrap_or_default());
+    tell!("{}", serde_json::to_string(&line).unwrap_or_default());
 }
 
 /// The arguments of this process, without those of the command that it shall run.

@@ -69,7 +69,7 @@ impl Gateway {
             under: args::relied_on(self.lock.clone())?.pop(),
             credential: credential.clone(),
             keys: keys.clone(),
-            report: Arc::new(|text| eprintln!("statectl: {}", printable(text))),
+            report: Arc::new(|text| tell!("statectl: {}", printable(text))),
         };
         let mut written = None;
         let result = standing.run(|bound| {
@@ -82,7 +82,7 @@ impl Gateway {
                 None => default_file()?,
             };
             write(&path, &lines).map_err(|error| failure::file("write", &path, &error))?;
-            eprintln!("statectl: serving {}", self.place(bound));
+            tell!("statectl: serving {}", self.place(bound));
             context.output.print(&path.display().to_string())?;
             written = Some(path);
             Ok(())

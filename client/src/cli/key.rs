@@ -85,7 +85,7 @@ impl KeyVerb {
                 let keys = keys(&mut client)?;
                 let spelled = wanted.into_iter().map(|text| spelled(&keys.recipients, text)).collect();
                 rekey(&mut client, context, Rekey::Remove(spelled))?;
-                eprintln!("statectl: what they copied stays readable to them; make new keys with: statectl key rotate");
+                tell!("statectl: what they copied stays readable to them; make new keys with: statectl key rotate");
                 Ok(0)
             }
             Verb::Rotate(rotate) => {
@@ -147,7 +147,7 @@ fn list(client: &mut Client, context: &Context) -> Result<u8, Failure> {
     };
     table::print(&context.output, &["RECIPIENT", "NOTE"], &[], keys.recipients.into_iter().map(row).collect())?;
     if let Some(resealing) = keys.resealing {
-        eprintln!("statectl: {}", told(resealing));
+        tell!("statectl: {}", told(resealing));
     }
     Ok(0)
 }

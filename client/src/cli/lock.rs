@@ -194,6 +194,6 @@ fn tell_holders(client: &mut Client) {
         };
         let holders: Vec<String> = holders.iter().map(table::holder).collect();
         let who = if holders.is_empty() { "others wait for it".to_owned() } else { holders.join("; ") };
-        eprintln!("statectl: waiting: {}{before}", printable(&who));
+        tell!("statectl: waiting: {}{before}", printable(&who));
     }));
 }

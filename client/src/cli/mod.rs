@@ -2,6 +2,10 @@
 //!
 //! **Invariant:** standard output carries data only; everything else goes to standard error. A verb returns its exit
 //! code or a failure and never ends the process itself.
+#![deny(clippy::print_stderr)]
+
+#[macro_use]
+mod tell;
 
 mod access;
 mod args;
@@ -55,11 +59,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use signal_hook::consts::SIGCHLD;
 use stated_shared::paths::{self, ProcessEnvironment};
 use stated_shared::{Failure, FailureKind, StateName};
 
 use crate::client::{Opening, WELCOME_MAX};
 use crate::gateway::process;
+use crate::held_back::is_ignored;
 use crate::printable::printable;
 use crate::{Client, ConnectOptions};
 use output::Output;
@@ -183,7 +189,7 @@ impl Context {
         progress::show(&mut client, &self.output);
         // That it serves goes without saying.
         if let Some(said) = client.daemon_said().filter(|said| *said != "serving") {
-            eprintln!("statectl: the daemon {said}");
+            tell!("statectl: the daemon {said}");
         }
         Ok(client)
     }
@@ -227,6 +233,13 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == process::VERB) {
         return ExitCode::from(process::run());
     }
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == exec::SENTINEL_VERB) {
+        return exec::sentinel();
+    }
+    // Where a careless parent ignores it, how a command ended could not be told.
+    if is_ignored(SIGCHLD) {
+        let _ = signal_hook::flag::register(SIGCHLD, Arc::default());
+    }
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return failure::usage(&error),
@@ -235,7 +248,7 @@ pub fn main() -> ExitCode {
     // The flag includes STATED_SOCKET; an empty value counts as none.
     options.socket = cli.globals.socket.filter(|path| !path.as_os_str().is_empty());
     options.autostart &= !cli.globals.no_autostart;
-    options.on_ask = Some(|asked| eprintln!("statectl: {}", printable(asked)));
+    options.on_ask = Some(|asked| tell!("statectl: {}", printable(asked)));
     options.pins = paths::state_home(&ProcessEnvironment).map(|home| home.join("statectl/pins"));
     let output = Output::new(cli.globals.json, cli.globals.color, cli.globals.no_pager);
     let context = Context { options, output };

@@ -81,13 +81,13 @@ impl Output {
     /// Tells the user something.
     pub(super) fn say(&self, message: &str) {
         let start = if self.color_err { "\x1b[1;31mstatectl:\x1b[0m" } else { "statectl:" };
-        eprintln!("{start} {}", printable(message));
+        tell!("{start} {}", printable(message));
     }
 
     /// Tells a step that helps.
     pub(super) fn hint(&self, hint: &str) {
         let start = if self.color_err { "\x1b[36mhint:\x1b[0m" } else { "hint:" };
-        eprintln!("{start} {}", printable(hint));
+        tell!("{start} {}", printable(hint));
     }
 
     /// The text in a colour (an SGR parameter) where standard output shows colours.

@@ -74,7 +74,7 @@ impl PruneVerb {
         let headings = ["STATE", "PRUNED", "VERSIONS", "SIZE", "STORED ANEW"];
         table::print(&context.output, &headings, &[2, 3, 4], rows)?;
         let (done, size) = (if self.dry_run { "would be pruned" } else { "pruned" }, table::size(bytes));
-        eprintln!("statectl: {versions} versions {done}, {size}");
+        tell!("statectl: {versions} versions {done}, {size}");
         Ok(0)
     }
 }

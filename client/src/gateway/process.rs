@@ -1,7 +1,7 @@
 //! The gateway process of one run.
 //!
-//! It has a session of its own, so that neither a hangup nor a signal to the run's process group reaches it, and lives
-//! until the run's work is gone, whatever becomes of `exec`.
+//! It has a session of its own, so that neither a hangup nor a signal to the run's process group reaches it, outlives one
+//! that asks each process of a job to end, and lives until the run's work is gone, whatever becomes of `exec`.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use stated_shared::{Failure, FailureKind};
 use tokio::net::TcpListener;
 
@@ -96,7 +97,7 @@ impl GatewayProcess {
 }
 
 /// This program; by its link in `/proc` where it was replaced on disk meanwhile.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     std::env::current_exe().ok().filter(|path| path.is_file()).unwrap_or_else(|| "/proc/self/exe".into())
 }
 
@@ -105,7 +106,7 @@ fn program() -> PathBuf {
 /// Returns its exit code; there is nobody left to read a failure but `exec`.
 pub fn run() -> u8 {
     let Ok(control) = Control::from_stdin().map(Arc::new) else { return FailureKind::Usage.exit_code() };
-    match serve(&control) {
+    match outlive_signals().and_then(|()| serve(&control)) {
         Ok(()) => 0,
         Err(failure) => {
             let code = failure.kind.exit_code();
@@ -113,6 +114,15 @@ pub fn run() -> u8 {
             code
         }
     }
+}
+
+/// Whoever stops a job may signal each of its processes (systemd does): Terraform then saves its state, and needs this.
+fn outlive_signals() -> Result<(), Failure> {
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::default())
+            .map_err(|error| Failure::new(FailureKind::Other, format!("the gateway cannot handle signals: {error}")))?;
+    }
+    Ok(())
 }
 
 fn serve(control: &Arc<Control>) -> Result<(), Failure> {

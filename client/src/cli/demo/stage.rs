@@ -388,7 +388,7 @@ impl Drop for Place {
     /// For an end before the end; the directory removes itself after it.
     fn drop(&mut self) {
         if let Err(failure) = self.stop() {
-            eprintln!("statectl: {}", failure.message);
+            tell!("statectl: {}", failure.message);
         }
     }
 }

@@ -247,8 +247,9 @@ fn asks_to_edit_again(path: &Path) -> bool {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return false;
     }
-    eprint!("statectl: the text is in {}; edit it again? [Y/n] ", path.display());
-    let _ = io::stderr().flush();
+    let mut terminal = io::stderr();
+    let _ = write!(terminal, "statectl: the text is in {}; edit it again? [Y/n] ", path.display());
+    let _ = terminal.flush();
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer).unwrap_or(0);
     read > 0 && matches!(answer.trim(), "" | "y" | "Y" | "yes")

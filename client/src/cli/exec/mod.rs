@@ -1,6 +1,7 @@
 //! `exec`: run a command whose Terraform finds its state here.
 
 mod route;
+mod sentinel;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -24,6 +25,8 @@ use crate::held_back::HeldBack;
 use crate::printable::printable;
 pub(super) use route::Protocol;
 use route::{Route, Surroundings};
+use sentinel::Sentinel;
+pub(super) use sentinel::{VERB as SENTINEL_VERB, run as sentinel};
 
 /// Run a command whose Terraform keeps its state here
 #[derive(Debug, Args)]
@@ -75,11 +78,11 @@ impl Exec {
         let state = self.http_state(&directory, &label, surroundings.is_s3() && route.is_some(), context)?;
         if let Some(route) = route {
             if let Some(object) = &object {
-                eprintln!("statectl: state {object}");
+                tell!("statectl: state {object}");
             }
-            eprintln!("statectl: {}", route.told());
+            tell!("statectl: {}", route.told());
             if surroundings.is_stale(route) && tool.is_some() && !route::reconfigures(arguments) {
-                eprintln!(
+                tell!(
                     "statectl: this directory was initialised to find its state elsewhere; once: \
                      statectl exec -- terraform init -reconfigure"
                 );
@@ -149,7 +152,7 @@ impl Exec {
         match named {
             Ok(state) => {
                 if !is_beside_s3 {
-                    eprintln!("statectl: state {state}");
+                    tell!("statectl: state {state}");
                 }
                 Ok(Some(state))
             }
@@ -165,6 +168,7 @@ impl Exec {
 fn run(command: Command, gateway: &GatewayProcess, context: &Context) -> Result<u8, Failure> {
     let signals = Signals::register(None).map_err(|error| failure::local("handle signals", &error))?;
     let interruptible = child::exit_on_interrupt(&context.output)?;
+    let sentinel = Sentinel::start().map_err(|error| failure::local("hear signals", &error))?;
     let program = command.get_program().to_string_lossy().into_owned();
     let cannot = |error: std::io::Error| failure::local(format!("run {program}"), &error);
     let command = HeldBack::start(&command, None).map_err(cannot)?;
@@ -175,16 +179,18 @@ fn run(command: Command, gateway: &GatewayProcess, context: &Context) -> Result<
     interruptible.store(false, Ordering::Relaxed);
     let running = command.let_go("").map_err(cannot)?;
     gateway
-        .remarks(|remark| eprintln!("statectl: {}", printable(remark)))
-        .and_then(|()| wait(running.pidfd(), signals))
+        .remarks(|remark| tell!("statectl: {}", printable(remark)))
+        .and_then(|()| wait(running.pidfd(), signals, sentinel))
         .map_err(|error| failure::local(format!("wait for {program}"), &error))?;
     Ok(running.wait().map_or_else(|error| child::not_started(&program, &error, &context.output), child::exit_code))
 }
 
-fn wait(pidfd: &OwnedFd, mut signals: Signals) -> std::io::Result<()> {
+fn wait(pidfd: &OwnedFd, mut signals: Signals, mut sentinel: Sentinel) -> std::io::Result<()> {
     loop {
         let ended = child::wait(pidfd, None, false, &signals)?.child;
-        signals.forward(pidfd)?;
+        for signal in sentinel.not_heard(&mut signals) {
+            child::signal(pidfd, signal)?;
+        }
         if ended {
             return Ok(());
         }
@@ -266,16 +272,16 @@ fn with_state(state: &StateName, command: &[OsString]) -> String {
 /// Tells where Terraform would not come here: it takes a missing backend for a file in the directory.
 fn advise(configuration: &Configuration) {
     match &configuration.backend {
-        None if configuration.exists => eprintln!(
+        None if configuration.exists => tell!(
             "statectl: this configuration names no backend, so its state stays in a local file; add:\n\n  \
              terraform {{\n    backend \"http\" {{}}\n  }}\n"
         ),
-        Some(backend) if backend.kind != "http" => eprintln!(
+        Some(backend) if backend.kind != "http" => tell!(
             "statectl: this configuration keeps its state elsewhere (backend {:?}); for here: backend \"http\" {{}}",
             backend.kind
         ),
         Some(backend) if backend.has_address() => {
-            eprintln!("statectl: the address in the backend block counts more than this gateway's; remove it");
+            tell!("statectl: the address in the backend block counts more than this gateway's; remove it");
         }
         _ => {}
     }
