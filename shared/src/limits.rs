@@ -42,6 +42,8 @@ pub const SEMAPHORE_SLOTS_MAX: u32 = 1 << 16;
 pub const WAITERS_MAX: usize = 4096;
 /// Grants in the whole daemon.
 pub const GRANTS_MAX: usize = 16 << 10;
+/// Locks within locks, the outermost counted.
+pub const NESTING_MAX: usize = 16;
 /// Rows in one page of a list, and the bytes after which a page ends early.
 pub const PAGE_ROWS_MAX: usize = 512;
 /// A page ends before it grows past this many bytes, well below [`FRAME_LEN_MAX`].

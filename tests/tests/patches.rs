@@ -205,3 +205,24 @@ fn commits_of_many_sessions_to_one_state_are_all_read_back() {
     drop(client);
     daemon.stop();
 }
+
+/// Its content was written before anybody could refuse it.
+#[test]
+fn a_refused_commit_leaves_nothing_on_the_disk() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let noise = Random::new().bytes(300 << 10);
+    host.put("noise", &noise);
+    let blobs = || files_below(&host.state_dir().join("blob"));
+    let kept = blobs();
+    assert_eq!(kept.len(), 1);
+    for _ in 0..3 {
+        host.statectl(["put", "noise", "--if-absent"]).stdin(noise.clone()).run().code(65);
+        host.statectl(["put", "other", "--if-version", "7"]).stdin(noise.clone()).run().code(65);
+    }
+    // A stop waits for whoever removes them.
+    daemon.stop();
+    assert_eq!(blobs(), kept);
+    let _daemon = host.daemon();
+    assert!(host.get("noise") == noise);
+}

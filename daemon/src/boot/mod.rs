@@ -12,7 +12,7 @@ mod watchdog;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stated_shared::{Actor, Damage, Digest, Failure, FailureKind, RepositoryId, SessionId};
@@ -73,7 +73,7 @@ pub async fn run(mut settings: Settings) -> Result<(), Failure> {
     let users = Arc::new(Users::default());
     let daemon = own_actor(&users);
     let keys = opened.vault.derive_keys("grant table");
-    let table = settings.socket.with_file_name("grants");
+    let table = grants_beside(&settings.socket);
     let grants = GrantTable::open(&table, &keys, clock.boot_id())
         .map_err(|error| Failure::new(FailureKind::Storage, chain(&error)))?;
     accept_loss(&*disk, &settings, &mut opened.journal, &grants.1)?;
@@ -269,6 +269,18 @@ fn harden() -> Result<(), Failure> {
 
 fn clock() -> Result<Clock, Failure> {
     Clock::of_host().map_err(|error| Failure::new(FailureKind::Config, format!("cannot tell the boot ID: {error}")))
+}
+
+/// The table of grants beside a socket: of each its own, where there are several in one directory.
+fn grants_beside(socket: &Path) -> PathBuf {
+    match socket.file_name() {
+        Some(name) if name != "stated.sock" => {
+            let mut beside = name.to_owned();
+            beside.push(".grants");
+            socket.with_file_name(beside)
+        }
+        _ => socket.with_file_name("grants"),
+    }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], Failure> {

@@ -203,6 +203,11 @@ impl GrantBook {
         self.watches.get(id).is_some_and(|(current, _)| *current == watch)
     }
 
+    /// Whether the end of a grant's process will be told.
+    pub(super) fn watches(&self, id: &LockId) -> bool {
+        self.watches.contains_key(id)
+    }
+
     fn watch_peer(&self, session: SessionId, process: Process) {
         let queue = self.queue.clone();
         let task = async move {

@@ -11,6 +11,8 @@ use crate::machine::event::{self, Actor, Event, Observed, What};
 pub const FLUSH_AFTER_MS: u64 = 1000;
 /// Distinct observations that wait; one more makes them due at once.
 const PENDING_MAX: usize = 4096;
+/// Beyond so many an observation that is none of them is noted without its name.
+const NAMED_MAX: usize = 2 * PENDING_MAX;
 /// Observations in one record: each may hold a name of some kilobytes.
 const FLUSH_EVENTS_MAX: usize = 256;
 
@@ -48,9 +50,12 @@ pub struct Observations {
 
 impl Observations {
     /// Notes a deed.
-    pub fn note(&mut self, deed: Deed, at: Timestamp, boottime_ms: u64) {
+    pub fn note(&mut self, mut deed: Deed, at: Timestamp, boottime_ms: u64) {
         self.since_boottime_ms.get_or_insert(boottime_ms);
         let kept = if event::ages(deed.verb, deed.outcome) { Kept::ForAWhile } else { Kept::ForEver };
+        if self.pending() >= NAMED_MAX && !self.of(kept).contains_key(&deed) {
+            (deed.name, deed.version) = (None, None);
+        }
         let (count, last) = self.of(kept).entry(deed).or_insert((0, at));
         *count += 1;
         *last = at;
@@ -59,8 +64,11 @@ impl Observations {
     /// When they must be flushed, as `CLOCK_BOOTTIME`.
     pub fn due_boottime_ms(&self) -> Option<u64> {
         let since = self.since_boottime_ms?;
-        let pending = self.for_ever.len() + self.for_a_while.len();
-        Some(if pending >= PENDING_MAX { since } else { since + FLUSH_AFTER_MS })
+        Some(if self.pending() >= PENDING_MAX { since } else { since + FLUSH_AFTER_MS })
+    }
+
+    fn pending(&self) -> usize {
+        self.for_ever.len() + self.for_a_while.len()
     }
 
     fn of(&mut self, kept: Kept) -> &mut BTreeMap<Deed, (u64, Timestamp)> {

@@ -249,15 +249,15 @@ pub(super) fn begin(beginning: Beginning, tracker: &TaskTracker) -> Result<Begun
 
     let time = handle::time(&clock);
     let boot = BootId(SessionId(clock.boot_id().0).to_string());
-    let told = match loaded.origin {
-        Origin::SameBoot | Origin::OtherBoot => true,
-        Origin::Missing => false,
+    let is_untold = match loaded.origin {
+        Origin::SameBoot | Origin::OtherBoot => false,
+        Origin::Missing => !closed,
         Origin::Damaged { what } => {
             tracing::error!(what, "the table of locks beside the socket is damaged, and kept as it is");
-            false
+            true
         }
     };
-    let frozen = last > Seq(0) && !closed && !machine.is_restored() && !told && *machine.boot() == boot;
+    let frozen = last > Seq(0) && is_untold && !machine.is_restored() && *machine.boot() == boot;
     table.begin()?;
     let epoch = machine.epoch().of_start(time.wall.0 / 1000);
     let event = |what| Event { at: time.wall, actor: daemon.clone(), what };

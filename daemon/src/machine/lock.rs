@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use stated_shared::limits::{GRANTS_MAX, WAITERS_MAX};
+use stated_shared::limits::{GRANTS_MAX, NESTING_MAX, WAITERS_MAX};
 use stated_shared::{
     Detail, Failure, FailureKind, Hold, Lock, LockId, LockKind, Notice, Reply, SessionId, StateName, Verb, Wait,
 };
@@ -132,6 +132,13 @@ impl Machine {
             )
             .hint("see who holds what with: statectl locks"));
         };
+        if self.locks.depth(parent) >= NESTING_MAX {
+            let message =
+                format!("the lock {id} is the {NESTING_MAX}th of locks within locks, and no more are given in it");
+            return Err(
+                Failure::new(FailureKind::Usage, message).hint("end one of them first; see them with: statectl locks")
+            );
+        }
         let covered = ask.lock.names.iter().filter(|name| parent.names.contains(*name)).count();
         if covered == 0 {
             return Ok(None);
@@ -303,12 +310,12 @@ impl Machine {
         let grant = self.locks.next_over(time.boottime_ms)?;
         let expired = matches!(grant.tenure, Tenure::Lease { .. });
         // Time that ran out, and a parent that is gone, take what nests along; a holder that left waits for it.
-        let steps = if expired || grant.under.is_some() && !grant.is_abandoned() {
-            self.with_nested(grant).into_iter().map(|grant| over(grant, time, daemon, expired)).collect()
-        } else {
-            self.end(grant, time, daemon)
-        };
-        Some(Over { steps, expired, grant: grant.clone() })
+        if expired || grant.under.is_some() && !grant.is_abandoned() {
+            // One at a time: all at once could be more than a record holds.
+            let inner = self.innermost(grant);
+            return Some(Over { steps: vec![over(inner, time, daemon, expired)], expired, grant: inner.clone() });
+        }
+        Some(Over { steps: self.end(grant, time, daemon), expired, grant: grant.clone() })
     }
 
     /// The next moment at which something ends by itself, as `CLOCK_BOOTTIME`.
@@ -392,11 +399,25 @@ impl Machine {
         steps
     }
 
-    /// A grant and everything that nests in it, innermost first.
+    /// A grant and everything that nests in it, each behind what nests in it.
     fn with_nested<'a>(&'a self, grant: &'a Grant) -> Vec<&'a Grant> {
-        let mut found: Vec<&Grant> = self.locks.nested(&grant.id).flat_map(|inner| self.with_nested(inner)).collect();
-        found.push(grant);
+        let mut found = Vec::new();
+        let mut left = vec![grant];
+        while let Some(outer) = left.pop() {
+            found.push(outer);
+            left.extend(self.locks.nested(&outer.id));
+        }
+        found.reverse();
         found
+    }
+
+    /// A grant that something is in, and which nothing is in, or itself where it is empty.
+    fn innermost<'a>(&'a self, grant: &'a Grant) -> &'a Grant {
+        let mut inner = grant;
+        while let Some(next) = self.locks.nested(&inner.id).next() {
+            inner = next;
+        }
+        inner
     }
 }
 

@@ -361,6 +361,11 @@ impl Locks {
         }
     }
 
+    /// How many grants lie around this one, and it.
+    pub(super) fn depth(&self, grant: &Grant) -> usize {
+        self.ancestors(Some(&grant.id)).len()
+    }
+
     /// This grant and all that it nests in.
     fn ancestors(&self, first: Option<&LockId>) -> Vec<&Grant> {
         let grant = |id: Option<&LockId>| self.grants.get(id?);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use stated_shared::limits::NESTING_MAX;
 use stated_shared::{
     Digest, Epoch, Expect, FailureKind, Hold, Lock, LockId, LockKind, Reply, RepositoryId, Selector, Seq, SerialRule,
     SessionId, StateName, TagName, Timestamp, Version, Wait,
@@ -731,6 +732,24 @@ fn a_nested_lock_does_not_wait_for_its_own_parent_and_outlives_its_end() {
     rig.ask(1, &Ask::Unlock { id: inner }).1.unwrap();
     assert!(rig.machine.locks().grant(&outer).is_none());
     assert_eq!(rig.granted.len(), 1, "and who waited outside has it now");
+}
+
+#[test]
+fn locks_within_locks_are_few_and_end_one_by_one() {
+    let mut rig = Rig::new();
+    let lease = |under: Option<&LockId>| Lock { ttl_ms: Some(1000), under: under.cloned(), ..exclusive(&[0]) };
+    let mut chain: Vec<LockId> = Vec::new();
+    for _ in 0..NESTING_MAX {
+        chain.push(rig.lock(0, lease(chain.last())).unwrap().unwrap());
+    }
+    assert_eq!(rig.lock(0, lease(chain.last())), Err(FailureKind::Usage));
+    rig.boottime_ms += 1000;
+    // Of any number in one record the record might be too long.
+    while let Some(over) = rig.machine.next_over(rig.time(), &actor(0)) {
+        assert_eq!((over.steps.len(), Some(over.grant.id)), (1, chain.pop()));
+        rig.fold(over.steps);
+    }
+    assert!(chain.is_empty() && rig.machine.locks().grants().next().is_none());
 }
 
 #[test]

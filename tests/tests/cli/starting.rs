@@ -131,6 +131,21 @@ fn flags_and_variables_say_where_everything_is() {
 }
 
 #[test]
+fn daemons_with_their_sockets_in_one_directory_keep_their_locks_apart() {
+    let host = Host::new();
+    let daemon = host.daemon();
+    let held = host.hold(&["x"]);
+    let (state_dir, socket) = (host.path("elsewhere"), host.socket().with_file_name("b.sock"));
+    let (dir, path) = (state_dir.to_str().unwrap(), socket.to_str().unwrap());
+    let _other = host.daemon_by(host.stated(["run", "--state-dir", dir, "--socket", path]));
+    assert_eq!(host.statectl(["locks", "--json", "--socket", path]).run().ok().text(), "");
+    daemon.stop();
+    let _successor = host.daemon();
+    assert_eq!(host.locks()[0]["id"], held.id.as_str());
+    held.release().ok();
+}
+
+#[test]
 fn a_socket_path_that_is_too_long_is_a_usage_error() {
     let host = Host::new();
     let path = host.path(&"x".repeat(120));

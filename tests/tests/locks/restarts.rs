@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use stated_tests::{Daemon, Held, Host};
+use stated_tests::{Daemon, Held, Host, root, tool};
 
 /// Holds x, lets somebody wait for it, restarts the daemon by `end`, and checks that nobody noticed.
 fn a_restart_under_a_lock(end: impl Fn(Daemon)) {
@@ -37,6 +37,34 @@ fn a_lock_keeps_its_id_and_fence_over_a_clean_restart() {
 #[test]
 fn a_lock_keeps_its_id_and_fence_over_kill_9() {
     a_restart_under_a_lock(Daemon::kill);
+}
+
+/// Until a break is durable nobody is granted what it frees: a grant is written down at once, and the broken one is there
+/// still after a crash.
+#[test]
+fn a_break_that_a_crash_cuts_off_leaves_one_holder() {
+    if !tool("strace") || !root("hold a daemon's threads") {
+        return;
+    }
+    let host = Host::new();
+    let mut daemon = host.daemon();
+    let held = host.hold(&["x"]);
+    let waiting = host.queue(&["x"]);
+    let pid = daemon.pid().to_string();
+    let inject = "inject=pwrite64:error=EIO:signal=SIGKILL:when=1";
+    let mut strace = host.call("strace", ["-f", "-o", "/dev/null", "-e", inject, "-p", &pid]).start();
+    strace.says("attached");
+    let mut breaker = host.statectl(["break", "x"]).start();
+    assert_eq!(daemon.exit(), 128 + 9, "{}", daemon.said());
+    breaker.signal(rustix::process::Signal::KILL);
+    breaker.exit();
+    strace.exit();
+    let _successor = host.daemon();
+    let rows = host.locks();
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["id"], held.id.as_str());
+    held.release().ok();
+    waiting.granted().release().ok();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One batch: steps get their lines and places, become durable together, and then the answers go out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use stated_shared::{Digest, Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName, Version};
@@ -44,6 +44,8 @@ pub(super) struct Batch {
     pub fresh: Vec<Fresh>,
     /// What nothing needs once the batch is durable.
     pub freed: Freed,
+    /// Whether an event of it ends a grant, so that others may follow once it is durable.
+    pub frees: bool,
     /// Grants that events of the batch broke: out of the table once the events are durable.
     pub struck: Vec<LockId>,
 }
@@ -82,6 +84,24 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// The blobs that its commits tell of.
+    pub fn committed_blobs(&self) -> BTreeSet<String> {
+        let events = self.steps.iter().filter_map(|step| match step {
+            Step::Record(event) => Some(&event.what),
+            Step::Move(_) => None,
+        });
+        let committed = events.filter_map(|what| match what {
+            What::Committed(committed) => Some(&committed.changes),
+            _ => None,
+        });
+        let contents = committed.flatten().filter_map(|change| change.content.as_ref());
+        let blobs = contents.filter_map(|content| match &content.payload {
+            Payload::Blob { id, .. } => Some(id.clone()),
+            Payload::Inline { .. } => None,
+        });
+        blobs.collect()
+    }
+
     /// Whether all of its events let others go on or make room.
     fn is_release(&self) -> bool {
         self.steps.iter().all(|step| match step {
@@ -153,7 +173,7 @@ impl Owner {
             self.batch.is_urgent = true;
             return Ok(());
         }
-        if made.is_err() {
+        if matches!(made, Err(AppendError::Full { .. })) {
             self.no_room_until = Some(self.time.boottime_ms + NO_ROOM_RETRY_MS);
         }
         made
@@ -179,6 +199,7 @@ impl Owner {
                         _ => false,
                     };
                     self.unsettled |= unsettles;
+                    self.batch.frees |= matches!(event.what, What::Broken(_) | What::LeaseEnded(_));
                     self.batch.events.push(*event);
                 }
                 Step::Move(motion) => self.turn(motion),
@@ -194,6 +215,12 @@ impl Owner {
         self.parts.machine.follow(&motion);
         let seq = self.parts.journal.last();
         self.parts.book.record(&motion, self.parts.machine.locks(), seq);
+    }
+
+    /// Makes the ends durable that the batch tells of, before others are granted what they free: a grant is written down at
+    /// once, and a crash in between would leave both.
+    pub(super) fn settle_frees(&mut self) -> Result<(), Halt> {
+        if self.batch.frees { self.finish(RecordKind::Batch) } else { Ok(()) }
     }
 
     /// Writes down the grants that these steps begin, which is what lets them begin.

@@ -50,8 +50,9 @@ impl Owner {
         }
         let resumed = held.is_some();
         // Whoever takes a session over asks again for what it waited for.
-        let left: Vec<_> = locks.waiting_of(session).map(|waiter| waiter.ticket).collect();
-        for ticket in left {
+        let left: Vec<_> = locks.waiting_of(session).map(|waiter| (waiter.ticket, waiter.grant.number)).collect();
+        for (ticket, number) in left {
+            self.parts.book.drop_waiting(session, number);
             self.turn(Motion::Left(ticket));
         }
         if resumed {

@@ -7,9 +7,9 @@ use super::{Halt, Owner};
 use crate::engine::grants::Doubt;
 use crate::engine::handle;
 use crate::engine::observed::{Deed, Kept};
-use crate::journal::{Fate, RecordKind};
-use crate::machine::{Grant, Motion, Step, Tenure, TimedOut};
-use stated_shared::FailureKind;
+use crate::journal::{AppendError, Fate, RecordKind};
+use crate::machine::{Grant, Link, Motion, Step, Tenure, Tie, TimedOut};
+use stated_shared::{FailureKind, Hold, LockId};
 
 /// The owner looks at the clocks at least this often: `CLOCK_BOOTTIME` runs on while the host sleeps, timers don't.
 const WAKE_MS_MAX: u64 = 5000;
@@ -35,7 +35,7 @@ impl Owner {
         }
         while let Some((_, doubt)) = self.doubts.pop_front_if(|(until, _)| *until <= now) {
             match doubt {
-                Doubt::Process(id) => self.turn(Motion::ProcessGone(id)),
+                Doubt::Process(id) => self.give_up_process(id),
                 Doubt::Peer(session) => self.give_up_peer(session),
             }
         }
@@ -54,6 +54,21 @@ impl Owner {
             self.parts.follower.hand_over();
         }
         Ok(())
+    }
+
+    /// Nothing could be told of the process that a lock is tied to.
+    fn give_up_process(&mut self, id: LockId) {
+        let tenure = self.parts.machine.locks().grant(&id).map(|grant| &grant.tenure);
+        let motion = match tenure {
+            // It was tied to another one meanwhile.
+            _ if self.parts.book.watches(&id) => return,
+            // Its holder is back, and keeps it from now on.
+            Some(Tenure::Session { link: Link::Up, process: Some(tie), .. }) => {
+                Motion::Bound { id, hold: Hold::ConnectionOrProcess, tie: Tie { gone: true, ..*tie } }
+            }
+            _ => Motion::ProcessGone(id),
+        };
+        self.turn(motion);
     }
 
     pub(super) fn is_out_of_room(&self) -> bool {
@@ -99,6 +114,11 @@ impl Owner {
             let prepared = self.prepare(over.steps, BTreeMap::new());
             match self.make_room(&prepared) {
                 Ok(()) => {}
+                // Not for one more, but for this one.
+                Err(AppendError::TooLarge { .. }) if !self.batch.draft.is_empty() => {
+                    self.finish(RecordKind::Batch)?;
+                    continue;
+                }
                 Err(error) if error.fate() == Fate::Refuse => break,
                 Err(error) => return Err(error.into()),
             }
@@ -117,11 +137,16 @@ impl Owner {
             self.note("lock", &wanted, failure.kind.as_str());
             self.tell(session, number, Err(failure));
         }
+        self.settle_frees()?;
+        let mut is_cut_short = false;
         while let Some(passed) = self.parts.machine.next_passed(self.time) {
             let prepared = self.prepare(passed.steps, BTreeMap::new());
             match self.make_room(&prepared) {
                 Ok(()) => {}
-                Err(error) if error.fate() == Fate::Refuse => break,
+                Err(error) if error.fate() == Fate::Refuse => {
+                    is_cut_short = !self.batch.draft.is_empty();
+                    break;
+                }
                 Err(error) => return Err(error.into()),
             }
             if let Err(failure) = self.admit(&prepared) {
@@ -142,7 +167,7 @@ impl Owner {
             let reply = self.parts.machine.granted(&passed.id, self.time);
             self.tell(passed.session, passed.number, reply);
         }
-        self.unsettled = self.is_out_of_room();
+        self.unsettled = is_cut_short || self.is_out_of_room();
         Ok(())
     }
 
