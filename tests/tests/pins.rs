@@ -32,6 +32,8 @@ fn is_refused_until_accepted(host: &Host, told: &str) {
     host.statectl(["status"]).run().code(74).says(told);
     let error = host.statectl(["ls", "--json"]).run().code(74).error();
     assert_eq!((&error["kind"], error["code"].as_u64()), (&"storage".into(), Some(74)));
+    let doctor = host.statectl(["doctor"]).run().code(1);
+    assert!(doctor.text().contains(hint), "{}", doctor.text());
     host.run(["status", "--accept-rollback"]);
     host.run(["get", "a"]);
     host.put("a", b"on from here");

@@ -12,6 +12,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "expected seconds or a duration such as 90s, 5m or 1h30m".to_owned())
 }
 
+/// A duration with its unit: what a number alone would mean must not be guessed where it takes something away.
+pub(super) fn span(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a number and its unit, such as 90d or 12h".to_owned())
+}
+
 /// A time such as `2026-11-23T10:00:00Z` or `2026-11-23`, or how long ago: `2h`.
 pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     let date = |text: &str| humantime::parse_rfc3339_weak(text).ok();
@@ -76,6 +81,8 @@ mod tests {
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("-1").is_err() && duration("soon").is_err() && duration("inf").is_err());
+        assert_eq!(span("2m"), Ok(Duration::from_secs(120)));
+        assert!(span("90").is_err() && span("1.5").is_err());
     }
 
     #[test]

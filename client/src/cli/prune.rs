@@ -25,7 +25,7 @@ pub(super) struct PruneVerb {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), required_unless_present_any = ["keep_within", "keep_tagged"])]
     keep_last: Option<u64>,
     /// Keep what was written within this time, such as 90d
-    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = args::span)]
     keep_within: Option<Duration>,
     /// Keep versions that have a tag
     #[arg(long)]

@@ -73,7 +73,7 @@ impl DirectoryLockError {
     pub fn failure(&self) -> Failure {
         match self {
             Self::InUse { .. } => Failure::new(FailureKind::Busy, self.to_string())
-                .hint("ask the running daemon (`statectl status`, `statectl verify`), or stop it first"),
+                .hint("ask the running daemon (`statectl verify`; `statectl doctor` says where it listens), or stop it first, by SIGTERM"),
             Self::Network { .. } => Failure::new(FailureKind::Config, self.to_string())
                 .hint("put the state directory on a local filesystem (`--state-dir`)"),
             Self::Replaced { .. } => Failure::new(FailureKind::Storage, self.to_string()),

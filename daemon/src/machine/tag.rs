@@ -1,7 +1,7 @@
 //! Deciding tags.
 
 use stated_shared::limits::TAGS_PER_STATE_MAX;
-use stated_shared::{Failure, FailureKind, Reply, Tag, Version};
+use stated_shared::{Failure, FailureKind, Reply, StateName, Tag, Version};
 
 use super::event::{Event, Tagged, What};
 use super::{Context, Decision, Machine, Step, Verdict};
@@ -13,8 +13,10 @@ impl Machine {
         let present = self.states.tagged(state, tag);
         let version = match at {
             Some(at) => {
-                let (version, entry) =
-                    self.states.select(state, at)?.ok_or_else(|| no_version(&format!("{at} of {state}")))?;
+                let (version, entry) = self
+                    .states
+                    .select(state, at)?
+                    .ok_or_else(|| self.no_version(state, &format!("{at} of {state}")))?;
                 if entry.kept().is_none() {
                     let why = if entry.content.is_none() { "is a removal, which" } else { "was pruned, so it" };
                     let message = format!("{state}@{version} {why} has no content to tag");
@@ -27,7 +29,7 @@ impl Machine {
                 }
                 version
             }
-            None => present.ok_or_else(|| no_version(&format!("tag {tag} of {state}")))?,
+            None => present.ok_or_else(|| self.no_version(state, &format!("tag {tag} of {state}")))?,
         };
         match present {
             Some(present) if at.is_some() && !moves => return Err(taken(ask, present, version)),
@@ -43,10 +45,15 @@ impl Machine {
         let event = Event { at: cx.time.wall, actor: cx.actor.clone(), what: What::Tagged(tagged) };
         Ok(Decision { steps: vec![Step::Record(Box::new(event))], verdict: Verdict::Recall })
     }
-}
 
-fn no_version(what: &str) -> Failure {
-    Failure::new(FailureKind::NotFound, format!("no {what}")).hint("list the states with: statectl ls")
+    fn no_version(&self, state: &StateName, what: &str) -> Failure {
+        match self.states.newest(state) {
+            Some(_) => Failure::new(FailureKind::NotFound, format!("no {what}"))
+                .hint(format!("list its versions and tags with: statectl log '{state}'")),
+            None => Failure::new(FailureKind::NotFound, format!("no state {state}"))
+                .hint("list the states with: statectl ls"),
+        }
+    }
 }
 
 fn taken(ask: &Tag, present: Version, wanted: Version) -> Failure {

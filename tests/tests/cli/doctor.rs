@@ -311,6 +311,21 @@ fn a_unit_that_runs_no_program() {
 }
 
 #[test]
+fn a_daemon_that_listens_elsewhere_is_named() {
+    let host = Host::new();
+    let _daemon = host.daemon();
+    let other = host.path("other");
+    fs::create_dir(&other).unwrap();
+    host.chmod(&other, 0o700);
+    let doctor = || host.statectl(["doctor", "--json"]).env("XDG_RUNTIME_DIR", &other);
+    let findings = doctor().run().code(1).objects();
+    let broken = findings.iter().find(|finding| finding["verdict"] == "fail").unwrap();
+    assert_eq!(broken["check"], "socket");
+    assert_eq!(broken["mend"], format!("export STATED_SOCKET={}", host.socket().display()));
+    doctor().env("STATED_SOCKET", host.socket()).run().ok();
+}
+
+#[test]
 fn a_missing_daemon_program() {
     let host = Host::new();
     let alone = host.path("alone");

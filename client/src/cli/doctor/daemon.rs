@@ -187,7 +187,12 @@ fn missing(findings: &mut Findings, found: &Found, places: &Places, options: &Co
             format!("STATED_SOCKET or --socket names {socket}, and the daemon listens at {}", elsewhere.display());
         return findings.fail("socket", what, "unset STATED_SOCKET");
     }
-    match places.state_dir.as_deref().and_then(holder) {
+    let holder = places.state_dir.as_deref().and_then(holder);
+    if let Some(listens) = holder.and_then(listening) {
+        let what = format!("the daemon listens at {}, and is looked for at {socket}", listens.display());
+        return findings.fail("socket", what, format!("export STATED_SOCKET={}", shell_path(&listens)));
+    }
+    match holder {
         Some(pid) if pid > 0 => {
             let what = format!("process {pid} has the state directory, and {socket} is gone, so nobody reaches it");
             findings.fail("socket", what, format!("kill {pid}"));
@@ -240,6 +245,15 @@ fn elsewhere(named: &PathBuf) -> Option<PathBuf> {
     usual.find(|socket| matches!(State::of(socket), State::Listens(_)))
 }
 
+/// Where a process listens by the daemon's usual name: started with another `XDG_RUNTIME_DIR`, as in a login session.
+fn listening(pid: i32) -> Option<PathBuf> {
+    let table = fs::read_to_string("/proc/net/unix").ok()?;
+    // The path is the eighth field, and goes to the line's end.
+    let paths = table.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..])));
+    let mut usual = paths.filter(|path| path.file_name() == Path::new(paths::SYSTEM_SOCKET).file_name());
+    usual.find(|path| matches!(State::of(path), State::Listens(Some(peer)) if peer == pid))
+}
+
 /// The process that has the state directory's lock, by the kernel's table; 0 where it is of another PID namespace.
 ///
 /// Trying the lock would tell too, but a daemon that starts in that moment would find it held.
@@ -261,6 +275,8 @@ fn holder_in(table: &str, inode: &str) -> Option<i32> {
 fn refused(findings: &mut Findings, found: &Found, failure: &Failure) {
     let mend = match failure.kind {
         FailureKind::Denied => failure.hint.clone().unwrap_or_else(|| "unset STATED_SOCKET".to_owned()),
+        // A journal that went back is no daemon's fault, and stays back in the next one.
+        FailureKind::Storage => failure.hint.clone().unwrap_or_else(|| restart(found)),
         _ => restart(found),
     };
     findings.fail("daemon", format!("the daemon does not serve this client: {failure}"), mend);
