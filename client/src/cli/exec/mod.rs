@@ -84,7 +84,7 @@ impl Exec {
             if surroundings.is_stale(route) && tool.is_some() && !route::reconfigures(arguments) {
                 tell!(
                     "statectl: this directory was initialised to find its state elsewhere; once: \
-                     statectl exec -- terraform init -reconfigure"
+                     statectl exec -- terraform init -reconfigure (or -migrate-state, which brings that state along)"
                 );
             }
         } else if tool.is_some() && uses_state(arguments) {
