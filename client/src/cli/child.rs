@@ -175,6 +175,8 @@ pub(super) struct Signals {
     /// The other ends of pipes that no signal feeds: closed, they would read as end of file for ever.
     #[allow(dead_code, reason = "kept open, never written to")]
     idle: Vec<UnixStream>,
+    /// Whether one was passed on.
+    came: bool,
 }
 
 impl Signals {
@@ -193,7 +195,7 @@ impl Signals {
         let mut idle = Vec::new();
         let terminate = Self::pipe(SIGTERM, &mut idle)?;
         let hang_up = Self::pipe(SIGHUP, &mut idle)?;
-        Ok(Self { terminate, hang_up, idle })
+        Ok(Self { terminate, hang_up, idle, came: false })
     }
 
     fn pipe(signal: i32, idle: &mut Vec<UnixStream>) -> io::Result<UnixStream> {
@@ -207,10 +209,16 @@ impl Signals {
         Ok(read)
     }
 
+    /// Whether one was passed on at any time.
+    pub(super) fn came(&self) -> bool {
+        self.came
+    }
+
     pub(super) fn forward(&mut self, pidfd: &OwnedFd) -> io::Result<()> {
         let mut bytes = [0; 64];
         for (pipe, number) in [(&mut self.terminate, Signal::TERM), (&mut self.hang_up, Signal::HUP)] {
             if matches!(pipe.read(&mut bytes), Ok(count) if count > 0) {
+                self.came = true;
                 signal(pidfd, number)?;
             }
         }
