@@ -13,6 +13,7 @@ use stated_shared::{Failure, FailureKind, LockId};
 use super::exec::Protocol;
 use super::target::Target;
 use super::{Context, args, failure};
+use crate::autostart;
 use crate::gateway::scope::{Pattern, Scope, Verb};
 use crate::gateway::server::Address;
 use crate::gateway::standing::{Bound, Standing};
@@ -128,11 +129,17 @@ fn variables(bound: &Bound, scope: &Scope, credential: Option<&Credential>, keys
     variables.into_iter().map(|(name, value)| format!("{name}={value}\n")).collect()
 }
 
-/// Beside the socket of the user's daemon, whose directory is the user's alone.
+/// Beside the socket of the user's daemon, whose directory is the user's alone; it is made where another daemon serves.
 fn default_file() -> Result<PathBuf, Failure> {
-    let socket = paths::user_socket(&ProcessEnvironment).ok_or_else(|| {
-        Failure::new(FailureKind::Usage, "there is no directory for the variables").hint("choose one: --env-file FILE")
-    })?;
+    let elsewhere = "choose another place: --env-file FILE";
+    let socket = paths::user_socket(&ProcessEnvironment)
+        .ok_or_else(|| Failure::new(FailureKind::Usage, "there is no directory for the variables").hint(elsewhere))?;
+    if let Some(directory) = socket.parent() {
+        if let Some(why) = autostart::somebody_elses(directory) {
+            return Err(Failure::new(FailureKind::Denied, format!("no variables are written: {why}")).hint(elsewhere));
+        }
+        autostart::make(directory).map_err(|error| failure::file("make", directory, &error).hint(elsewhere))?;
+    }
     Ok(socket.with_file_name(format!("gateway-{}.env", std::process::id())))
 }
 

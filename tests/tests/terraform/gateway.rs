@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use rustix::process::Signal;
 use stated_tests::{Call, Host, Running, read, root, tool};
@@ -159,6 +159,19 @@ fn who_may_read_only_neither_locks_nor_writes() {
     by_http(&["apply", "-auto-approve", "-lock=false", "-var=word=two"]).run().code(1);
     assert_eq!(host.statectl(["log", STATE, "--json"]).run().ok().objects().len(), 1);
     standing.stop();
+}
+
+#[test]
+fn the_variables_have_a_place_where_another_daemon_serves() {
+    let host = Host::new();
+    let socket = host.path("elsewhere/stated.sock");
+    let mut running = host.statectl(["gateway", "--socket", socket.to_str().unwrap()]).start();
+    let directory = host.runtime_dir().join("stated");
+    assert_eq!(running.line(), directory.join(format!("gateway-{}.env", running.pid())).to_str().unwrap());
+    assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    running.signal(Signal::TERM);
+    running.finish().ok();
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 }
 
 #[test]
