@@ -57,15 +57,10 @@ pub(crate) fn start(options: &ConnectOptions, socket: &Path) -> Result<Option<St
         Failure::new(FailureKind::Usage, "a daemon is started at an absolute socket path only")
             .hint(format!("statectl --socket \"$PWD\"/{}", socket.display()))
     })?;
-    let own = rustix::process::geteuid().as_raw();
     for directory in [Some(directory), state_dir.as_deref()].into_iter().flatten() {
-        check_owner(directory, own)?;
+        check_owner(directory)?;
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|error| cannot(&format!("create {}", directory.display()), &error))?;
+    make(directory).map_err(|error| cannot(&format!("create {}", directory.display()), &error))?;
     if start_by_systemd(options, socket) {
         return Ok(None);
     }
@@ -88,21 +83,30 @@ fn cannot(what: &str, error: &io::Error) -> Failure {
 }
 
 /// Refuses directories of somebody else: under sudo the environment still points at the caller's own.
-fn check_owner(directory: &Path, own: u32) -> Result<(), Failure> {
+fn check_owner(directory: &Path) -> Result<(), Failure> {
+    let Some(why) = somebody_elses(directory) else { return Ok(()) };
+    Err(Failure::new(FailureKind::Denied, format!("no daemon is started: {why}"))
+        .hint("run it as that user, start the system's daemon (systemctl start stated), or name another --socket"))
+}
+
+/// Makes the directory of a user's socket, for that user alone.
+pub(crate) fn make(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// Why a directory, or the place where it shall be made, is not this user's own; none where it is.
+pub(crate) fn somebody_elses(directory: &Path) -> Option<String> {
+    let own = rustix::process::geteuid().as_raw();
     for (depth, ancestor) in directory.ancestors().enumerate() {
         let Ok(metadata) = std::fs::metadata(ancestor) else { continue };
         let owner = metadata.uid();
         // A missing directory may be made below one of root's, where the mode allows it.
         if owner == own || (owner == 0 && depth > 0) {
-            return Ok(());
+            return None;
         }
-        return Err(Failure::new(
-            FailureKind::Denied,
-            format!("no daemon is started: {} belongs to uid {owner}, and this is uid {own}", ancestor.display()),
-        )
-        .hint("run it as that user, start the system's daemon (systemctl start stated), or name another --socket"));
+        return Some(format!("{} belongs to uid {owner}, and this is uid {own}", ancestor.display()));
     }
-    Ok(())
+    None
 }
 
 /// `stated` beside this program, else on `PATH`.

@@ -64,6 +64,12 @@ impl Audit {
         let cursor = self.cursor.map(Cursor::open).transpose()?;
         let mut after = cursor.as_ref().and_then(|cursor| cursor.after);
         let mut client = context.connect()?;
+        // Behind what it tells of: who was killed between prints that once more, and misses nothing.
+        let told = |after: Option<(Seq, u32)>| match (&cursor, after) {
+            (Some(cursor), Some(after)) => cursor.move_to(after),
+            _ => Ok(()),
+        };
+        let is_table = !context.output.json && !self.follow;
         let mut rows = Vec::new();
         loop {
             let page = match client.call(&Request::Audit { filter: filter.clone(), after })? {
@@ -71,21 +77,20 @@ impl Audit {
                 _ => return Err(failure::unexpected()),
             };
             for entry in &page.entries {
-                if context.output.json {
+                if is_table {
+                    rows.push(row(entry));
+                } else if context.output.json {
                     context.output.print_object(&AuditView::from(entry))?;
-                } else if self.follow {
+                } else {
                     let cells: Vec<String> = row(entry).into_iter().filter(|cell| !cell.is_empty()).collect();
                     context.output.print(&printable(&cells.join(" ")))?;
-                } else {
-                    rows.push(row(entry));
                 }
             }
             // A page that does not go on would be asked for ever.
             let next = page.next.filter(|next| Some(*next) > after);
             after = Some(next.unwrap_or((page.upto, LAST_INDEX)));
-            // Behind what it tells of: who was killed between prints that once more, and misses nothing.
-            if let (Some(cursor), Some(after)) = (&cursor, after) {
-                cursor.move_to(after)?;
+            if !is_table {
+                told(after)?;
             }
             match next {
                 Some(_) => {}
@@ -96,6 +101,11 @@ impl Audit {
         let headings = ["SEQ", "TIME", "WHO", "VERB", "NAME", "OUTCOME", "COUNT", "NOTE"];
         let refused = |column, text: &str| (column == 5 && text != "ok").then_some(Color::Red);
         table::print_marked(&context.output, &headings, &[0, 6], rows, refused)?;
+        if is_table {
+            // A pager may have it still.
+            context.output.finish()?;
+            told(after)?;
+        }
         Ok(0)
     }
 }

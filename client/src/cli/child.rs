@@ -177,6 +177,8 @@ pub(super) struct Signals {
     /// The other ends of pipes that no signal feeds: closed, they would read as end of file for ever.
     #[allow(dead_code, reason = "kept open, never written to")]
     idle: Vec<UnixStream>,
+    /// Whether one was passed on.
+    came: bool,
 }
 
 impl Signals {
@@ -195,7 +197,7 @@ impl Signals {
         let mut idle = Vec::new();
         let terminate = Self::pipe(SIGTERM, &mut idle)?;
         let hang_up = Self::pipe(SIGHUP, &mut idle)?;
-        Ok(Self { terminate, hang_up, idle })
+        Ok(Self { terminate, hang_up, idle, came: false })
     }
 
     fn pipe(signal: i32, idle: &mut Vec<UnixStream>) -> io::Result<UnixStream> {
@@ -209,11 +211,17 @@ impl Signals {
         Ok(read)
     }
 
+    /// Whether one came at any time.
+    pub(super) fn came(&self) -> bool {
+        self.came
+    }
+
     /// What came since the last time.
     pub(super) fn arrived(&mut self) -> Vec<Signal> {
         let mut arrived = Vec::new();
         for (pipe, signal) in [(&mut self.terminate, Signal::TERM), (&mut self.hang_up, Signal::HUP)] {
             if matches!(pipe.read(&mut [0; 64]), Ok(1..)) {
+                self.came = true;
                 arrived.push(signal);
             }
         }

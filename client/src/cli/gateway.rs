@@ -1,7 +1,8 @@
 //! `gateway`: serve Terraform's http backend, or S3, until told to end.
 
-use std::fs;
-use std::io::Write as _;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use stated_shared::{Failure, FailureKind, LockId};
 
 use super::exec::Protocol;
+use super::target::Target;
 use super::{Context, args, failure};
+use crate::autostart;
 use crate::gateway::scope::{Pattern, Scope, Verb};
 use crate::gateway::server::Address;
 use crate::gateway::standing::{Bound, Standing};
@@ -71,24 +74,26 @@ impl Gateway {
             keys: keys.clone(),
             report: Arc::new(|text| tell!("statectl: {}", printable(text))),
         };
+        let path = match &self.env_file {
+            Some(path) => path.clone(),
+            None => default_file()?,
+        };
+        let cannot = |error: io::Error| failure::file("write", &path, &error);
+        // A pipe is opened once somebody reads it, which a signal ends as long as nothing is served.
+        let target = Target::of(&path).map_err(cannot)?;
         let mut written = None;
         let result = standing.run(|bound| {
             let lines = variables(bound, &scope, credential.as_ref(), keys.as_ref());
-            if self.env_file.as_deref() == Some(Path::new("-")) {
-                return context.output.print_bytes(lines.as_bytes());
+            match target {
+                Target::Output => return context.output.print_bytes(lines.as_bytes()),
+                Target::Stream(mut stream) => stream.write_all(lines.as_bytes()).map_err(cannot)?,
+                Target::File(file) => written = Some(Written::write(file, &lines).map_err(cannot)?),
             }
-            let path = match &self.env_file {
-                Some(path) => path.clone(),
-                None => default_file()?,
-            };
-            write(&path, &lines).map_err(|error| failure::file("write", &path, &error))?;
             tell!("statectl: serving {}", self.place(bound));
-            context.output.print(&path.display().to_string())?;
-            written = Some(path);
-            Ok(())
+            context.output.print(&path.display().to_string())
         });
-        if let Some(path) = written {
-            let _ = fs::remove_file(path);
+        if let Some(written) = written {
+            written.remove();
         }
         result.map(|()| 0)
     }
@@ -124,22 +129,46 @@ fn variables(bound: &Bound, scope: &Scope, credential: Option<&Credential>, keys
     variables.into_iter().map(|(name, value)| format!("{name}={value}\n")).collect()
 }
 
-/// Beside the socket of the user's daemon, whose directory is the user's alone.
+/// Beside the socket of the user's daemon, whose directory is the user's alone; it is made where another daemon serves.
 fn default_file() -> Result<PathBuf, Failure> {
-    let socket = paths::user_socket(&ProcessEnvironment).ok_or_else(|| {
-        Failure::new(FailureKind::Usage, "there is no directory for the variables").hint("choose one: --env-file FILE")
-    })?;
+    let elsewhere = "choose another place: --env-file FILE";
+    let socket = paths::user_socket(&ProcessEnvironment)
+        .ok_or_else(|| Failure::new(FailureKind::Usage, "there is no directory for the variables").hint(elsewhere))?;
+    if let Some(directory) = socket.parent() {
+        if let Some(why) = autostart::somebody_elses(directory) {
+            return Err(Failure::new(FailureKind::Denied, format!("no variables are written: {why}")).hint(elsewhere));
+        }
+        autostart::make(directory).map_err(|error| failure::file("make", directory, &error).hint(elsewhere))?;
+    }
     Ok(socket.with_file_name(format!("gateway-{}.env", std::process::id())))
 }
 
-/// Writes a file that nobody else can read, whole or not at all.
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Created with 0600.
-    let mut file = tempfile::NamedTempFile::new_in(parent)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
+/// A file of variables, held open so that no other one is taken for it.
+struct Written {
+    path: PathBuf,
+    file: File,
+}
+
+impl Written {
+    /// Writes a file that nobody else can read, whole or not at all.
+    fn write(path: PathBuf, text: &str) -> io::Result<Self> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Created with 0600.
+        let mut file = tempfile::NamedTempFile::new_in(parent)?;
+        file.write_all(text.as_bytes())?;
+        let file = file.persist(&path)?;
+        Ok(Self { path, file })
+    }
+
+    /// Removes it, and nothing that has taken its place.
+    fn remove(self) {
+        let is_ours = |there: Metadata, ours: Metadata| (there.dev(), there.ino()) == (ours.dev(), ours.ino());
+        if let (Ok(there), Ok(ours)) = (fs::symlink_metadata(&self.path), self.file.metadata())
+            && is_ours(there, ours)
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -157,13 +186,15 @@ mod tests {
         let scope = Scope { states: vec!["a b/$c".parse().unwrap()], verbs: Vec::new() };
         let bound = Bound { host: "127.0.0.1:8080".into() };
         let lines = variables(&bound, &scope, Some(&credential), Some(&keys));
-        write(&path, &lines).unwrap();
+        let written = Written::write(path.clone(), &lines).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains("TF_HTTP_ADDRESS=http://127.0.0.1:8080/v1/state/a%20b/%24c\n"), "{text}");
         assert!(text.contains("STATED_GATEWAY=http://127.0.0.1:8080/v1/state\n"), "{text}");
         assert!(text.contains("AWS_ENDPOINT_URL=http://127.0.0.1:8080\n"), "{text}");
         assert!(!text.contains(['\'', '"', ' ', '$']), "{text}");
+        written.remove();
+        assert!(!path.exists());
         let of_one = |credential, keys| variables(&bound, &scope, credential, keys);
         assert!(!of_one(Some(&credential), None).contains("AWS_"), "AWS clients are led here where that is asked for");
         assert!(!of_one(None, Some(&keys)).contains("TF_HTTP"));

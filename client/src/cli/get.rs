@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use stated_shared::{Failure, Selector, StateName};
 
+use super::target::Target;
 use super::views::VersionView;
 use super::{Context, args, failure};
 use crate::random::random;
@@ -36,14 +37,18 @@ impl Get {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let (state, at) = self.state;
         let (version, content) = context.connect()?.get(&state, at)?;
-        match self.output.filter(|path| path.as_os_str() != "-") {
-            None => context.output.print_bytes(&content)?,
-            Some(path) => {
-                replace(&path, &content).map_err(|error| failure::file("write", &path, &error))?;
-                if context.output.json {
-                    context.output.print_object(&VersionView::from(&version))?;
-                }
+        let path = self.output.unwrap_or_else(|| PathBuf::from("-"));
+        let cannot = |error: io::Error| failure::file("write", &path, &error);
+        match Target::of(&path).map_err(cannot)? {
+            Target::Output => {
+                context.output.print_bytes(&content)?;
+                return Ok(0);
             }
+            Target::Stream(mut stream) => stream.write_all(&content).map_err(cannot)?,
+            Target::File(file) => replace(&file, &content).map_err(cannot)?,
+        }
+        if context.output.json {
+            context.output.print_object(&VersionView::from(&version))?;
         }
         Ok(0)
     }
@@ -51,10 +56,6 @@ impl Get {
 
 /// Writes beside the file and renames, so that nobody reads a half of it.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // A device or pipe such as /dev/stdout is written to, not replaced.
-    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-        return OpenOptions::new().write(true).open(path)?.write_all(content);
-    }
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{:016x}", u64::from_ne_bytes(random()?)));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;

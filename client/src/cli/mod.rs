@@ -45,6 +45,7 @@ mod status;
 mod suggest;
 mod table;
 mod tag;
+mod target;
 mod unlock;
 mod users;
 mod verify;

@@ -1,6 +1,8 @@
 //! A backup as one file, and as a stream.
 
 use std::fs;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::Path;
 
 use stated_tests::{Host, Random, files_below, read};
 
@@ -58,6 +60,40 @@ fn a_stream_is_restored_as_a_file_is() {
         let get = |name| host.statectl(["get", name, "--socket", socket.to_str().unwrap()]).run().ok().stdout;
         assert!(get("a") == a && get("b") == b);
     }
+}
+
+#[test]
+fn what_is_no_file_is_written_to_and_a_link_stays() {
+    let host = filled();
+    let restored = |name: &str, file: &Path, stdin: Vec<u8>| {
+        let to = host.path(name);
+        let args = ["restore".as_ref(), file.as_os_str(), "--state-dir".as_ref(), to.as_os_str()];
+        host.statectl(args).stdin(stdin).run().ok();
+        verify(&host, &to);
+    };
+    let pipe = host.path("pipe");
+    host.call("mkfifo", [&pipe]).run().ok();
+    let mut reader = host.call("cat", [&pipe]).start();
+    backup(&host, &pipe);
+    assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    assert_eq!(reader.exit(), 0);
+    restored("by-pipe", Path::new("-"), reader.finish().stdout);
+
+    let output = host.path("output");
+    symlink("/proc/self/fd/1", &output).unwrap();
+    let stream = host.statectl(["backup".as_ref(), output.as_os_str()]).run().ok().says("up to record");
+    assert!(output.is_symlink());
+    restored("by-output", Path::new("-"), stream.stdout);
+
+    let (link, file) = (host.path("link.tar"), host.path("elsewhere/b.tar"));
+    fs::create_dir(host.path("elsewhere")).unwrap();
+    symlink("elsewhere/b.tar", &link).unwrap();
+    for _ in 0..2 {
+        backup(&host, &link);
+        assert!(link.is_symlink() && file.is_file());
+    }
+    assert_eq!(files_below(&host.path("elsewhere")), [file]);
+    restored("by-link", &link, Vec::new());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use rustix::process::Signal;
-use stated_tests::{Call, Host, tool};
+use stated_tests::{Call, Host, read, tool};
 
 fn edit(host: &Host, state: &str, editor: &str) -> Call {
     host.statectl(["edit", state]).env("EDITOR", editor)
@@ -72,6 +72,42 @@ fn a_failed_editor_writes_nothing() {
 }
 
 #[test]
+fn what_a_killed_editor_saved_is_kept() {
+    let host = Host::new();
+    host.put("a", b"one");
+    let swap = r#"printf swap >"${1%/*}/.a.swp""#;
+    for (ends, text) in [
+        (r#"echo two >"$1"; kill -HUP $$"#, "two\n"),
+        // What a shell says of a killed program that it waited for.
+        (r#"echo two >"$1"; exit 129"#, "two\n"),
+        (&format!("{swap}; kill -HUP $$"), "one"),
+        (&format!("{swap}; exit 1"), "one"),
+    ] {
+        let failed = edit(&host, "a", &format!("f() {{ {ends}; }}; f")).run().code(1).says("nothing is written");
+        let path = kept(&failed.stderr);
+        assert_eq!(String::from_utf8(read(&path)).unwrap(), text, "{ends}");
+        assert_eq!(path.with_file_name(".a.swp").exists(), ends.contains("swap"), "{ends}");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+    assert_eq!((host.get("a"), host.locks().len()), (b"one".to_vec(), 0));
+}
+
+#[test]
+fn a_text_is_kept_also_where_nobody_hears_of_it() {
+    let host = Host::new();
+    host.put("unheard-of", br#"{"b": 1}"#);
+    for editor in [r#"f() { echo two >"$1"; kill -HUP $$; }; f"#, "sed -i s/}//"] {
+        // As after a hang-up, nothing can be said on standard error.
+        let script = r#"exec 2> >(:); wait $!; exec "$0" edit unheard-of"#;
+        let bash = ["-c".as_ref(), script.as_ref(), host.statectl_path().as_os_str()].map(std::ffi::OsStr::to_owned);
+        assert_ne!(host.call("bash", bash).env("EDITOR", editor).run().code, 0);
+        let drafts = drafts(&host, "unheard-of.json");
+        assert_eq!(drafts.len(), 1, "{editor}");
+        std::fs::remove_dir_all(&drafts[0]).unwrap();
+    }
+}
+
+#[test]
 fn the_text_is_its_users_alone_and_the_state_is_locked_meanwhile() {
     let host = Host::new();
     host.put("a/secret-of-mine", b"one");
@@ -99,6 +135,25 @@ fn a_signal_leaves_no_text_behind() {
         assert!(!path.parent().unwrap().exists(), "{signal:?}");
         assert_eq!(host.locks().len(), 0);
     }
+}
+
+#[test]
+fn a_signal_leaves_what_was_saved() {
+    let host = Host::new();
+    host.put("a", b"one");
+    // Some editors end with a code of their own.
+    for waits in ["echo ready; exec sleep 1000", "trap 'kill $!; exit 1' TERM HUP; sleep 1000 & echo ready; wait"] {
+        for signal in [Signal::TERM, Signal::HUP] {
+            let editor = format!(r#"f() {{ echo two >"$1"; {waits}; }}; f"#);
+            let mut editing = edit(&host, "a", &editor).start();
+            assert_eq!(editing.line(), "ready");
+            editing.signal(signal);
+            let path = kept(&editing.finish().code(1).stderr);
+            assert_eq!(read(&path), b"two\n", "{signal:?}");
+            std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        }
+    }
+    assert_eq!((host.get("a"), host.locks().len()), (b"one".to_vec(), 0));
 }
 
 #[test]
@@ -154,6 +209,12 @@ fn on_a_terminal_bad_json_may_be_edited_again() {
     std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     assert!(terminal("y\n").run().ok().text().contains("a@2"));
     assert_eq!(host.get("a"), b"{\"b\": 2}\n");
+    // The second round's end is none of the first one's.
+    let fails = r#"f() { if grep -q 2 "$1"; then echo '{"b"' >"$1"; else exit 3; fi; }; f"#;
+    let failed = terminal("y\n").env("EDITOR", fails).run().code(1);
+    let path = kept(&failed.text().replace('\r', ""));
+    assert_eq!(read(&path), b"{\"b\"\n");
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
 #[test]

@@ -223,4 +223,8 @@ fn get_into_a_file_replaces_it_whole_or_not_at_all() {
     assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
     host.statectl(["get", "a", "-o", "no/such/directory"]).run().code(1);
+    let link = host.path("w/link");
+    std::os::unix::fs::symlink("elsewhere", &link).unwrap();
+    host.run(["get", "a", "-o", link.to_str().unwrap()]);
+    assert!(link.is_symlink() && host.path("w/elsewhere").is_file());
 }

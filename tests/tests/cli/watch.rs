@@ -80,3 +80,21 @@ fn the_audit_log_is_followed_and_told_once_by_a_cursor() {
     let args = ["audit", "--cursor", cursor.to_str().unwrap()];
     host.statectl(args).run().code(2).says("does not say how far");
 }
+
+#[test]
+fn a_cursor_stays_behind_a_table_that_nobody_got() {
+    let host = Host::new();
+    host.put("a", b"1");
+    let (statectl, cursor) = (host.statectl_path(), host.path("w/cursor"));
+    let audit = |script: &str| {
+        let args = ["-c".as_ref(), script.as_ref(), statectl.as_os_str(), cursor.as_os_str()];
+        host.call("bash", args).run()
+    };
+    let line = r#"exec "$0" audit --verb commit --cursor "$1""#;
+    // Whoever read the pipe has ended before the first row comes.
+    audit(&format!("exec 3> >(:); wait $!; {line} >&3")).code(141);
+    audit(&format!("{line} >/dev/full")).code(1);
+    let told = || audit(line).ok().text();
+    assert!(told().contains("a@1"));
+    assert_eq!(told(), "");
+}

@@ -1,6 +1,8 @@
 //! A gateway that stands by itself, and who may speak to one.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use rustix::process::Signal;
 use stated_tests::{Call, Host, Running, read, root, tool};
@@ -157,6 +159,55 @@ fn who_may_read_only_neither_locks_nor_writes() {
     by_http(&["apply", "-auto-approve", "-lock=false", "-var=word=two"]).run().code(1);
     assert_eq!(host.statectl(["log", STATE, "--json"]).run().ok().objects().len(), 1);
     standing.stop();
+}
+
+#[test]
+fn the_variables_have_a_place_where_another_daemon_serves() {
+    let host = Host::new();
+    let socket = host.path("elsewhere/stated.sock");
+    let mut running = host.statectl(["gateway", "--socket", socket.to_str().unwrap()]).start();
+    let directory = host.runtime_dir().join("stated");
+    assert_eq!(running.line(), directory.join(format!("gateway-{}.env", running.pid())).to_str().unwrap());
+    assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    running.signal(Signal::TERM);
+    running.finish().ok();
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+}
+
+#[test]
+fn a_link_to_the_variables_stays_and_only_what_was_made_is_removed() {
+    let host = Host::new();
+    let (link, file) = (host.path("w/link.env"), host.path("w/d/gateway.env"));
+    let start = || host.statectl(["gateway", "--env-file", link.to_str().unwrap()]).start();
+    let stop = |running: Running| {
+        running.signal(Signal::TERM);
+        running.finish().ok();
+        assert!(link.is_symlink());
+    };
+    fs::create_dir(host.path("w/d")).unwrap();
+    symlink("d/gateway.env", &link).unwrap();
+    let mut running = start();
+    assert_eq!(running.line(), link.to_str().unwrap());
+    assert!(file.is_file());
+    stop(running);
+    assert!(!file.exists());
+    // Another gateway begins with the same file.
+    let mut running = start();
+    running.line();
+    fs::rename(host.file("others", b"theirs"), &file).unwrap();
+    stop(running);
+    assert_eq!(read(&file), b"theirs");
+
+    fs::remove_file(&link).unwrap();
+    symlink("/proc/self/fd/1", &link).unwrap();
+    let mut running = start();
+    running.prints("TF_HTTP_PASSWORD=");
+    stop(running);
+    fs::remove_file(&link).unwrap();
+    symlink("/dev/null", &link).unwrap();
+    let mut running = start();
+    assert_eq!(running.line(), link.to_str().unwrap());
+    stop(running);
 }
 
 #[test]

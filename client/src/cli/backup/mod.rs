@@ -13,6 +13,7 @@ use serde::Serialize;
 use stated_shared::{Failure, FailureKind};
 
 use self::directory::Directory;
+use super::target::Target;
 use super::{Context, table};
 
 /// Copy everything that the daemon keeps, sealed as it is, while it goes on
@@ -22,7 +23,7 @@ use super::{Context, table};
   statectl backup /backup/stated.tar                one file; a whole one each time
   statectl backup - | aws s3 cp - s3://bucket/stated.tar
 
-What ends in .tar, or is a file, is a file in the form of tar. No key is needed, and nothing is decrypted: keep the
+What ends in .tar, or is a file, is a file in the form of tar; a device or pipe is written to. No key is needed, and nothing is decrypted: keep the
 key elsewhere. The directory is one that stated verify --state-dir reads. Back again: statectl restore.")]
 pub(super) struct Backup {
     /// A directory, a file, or - for standard output
@@ -44,14 +45,22 @@ struct BackupView {
 impl Backup {
     pub(super) fn run(self, context: &Context) -> Result<u8, Failure> {
         let to = &self.to;
-        let is_stream = to == Path::new("-");
-        let (fetched, mark) = if is_stream {
-            archive::to_stream(&mut context.connect()?, &mut io::stdout().lock(), Path::new("standard output"))?
-        } else if !to.is_dir() && (to.exists() || to.extension().is_some_and(|extension| extension == "tar")) {
-            archive::to_file(&mut context.connect()?, to)?
-        } else {
-            let directory = Directory::open(to)?;
-            directory.update(&mut context.connect()?)?
+        let is_tar = to == Path::new("-") || to.extension().is_some_and(|extension| extension == "tar");
+        let target = match !to.is_dir() && (is_tar || to.exists()) {
+            true => Some(Target::of(to).map_err(|error| directory::failed("open", to, &error))?),
+            false => None,
+        };
+        let is_output = matches!(target, Some(Target::Output));
+        let (fetched, mark) = match target {
+            Some(Target::Output) => {
+                archive::to_stream(&mut context.connect()?, &mut io::stdout().lock(), Path::new("standard output"))?
+            }
+            Some(Target::Stream(mut stream)) => archive::to_stream(&mut context.connect()?, &mut stream, to)?,
+            Some(Target::File(file)) => archive::to_file(&mut context.connect()?, &file)?,
+            None => {
+                let directory = Directory::open(to)?;
+                directory.update(&mut context.connect()?)?
+            }
         };
         let view = BackupView {
             repository: mark.repository.to_string(),
@@ -70,7 +79,7 @@ impl Backup {
             view.blobs,
             table::size(view.bytes)
         );
-        match (is_stream, context.output.json) {
+        match (is_output, context.output.json) {
             // Standard output is the backup's.
             (true, _) => context.output.say(&told),
             (false, true) => context.output.print_object(&view)?,

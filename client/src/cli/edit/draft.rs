@@ -1,7 +1,9 @@
 //! The text while it is edited: a private file, in memory where that can be.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,7 @@ const FILE_NAME_LEN_MAX: usize = 100;
 
 /// A file that its owner alone can read, in a directory of its own, where an editor may put its own files too.
 ///
-/// Dropping it overwrites and removes everything in the directory.
+/// Dropping it overwrites and removes everything in the directory, but not in a panic, which decides nothing.
 pub(super) struct Draft {
     directory: Option<TempDir>,
     path: PathBuf,
@@ -43,6 +45,18 @@ impl Draft {
         self.in_memory
     }
 
+    /// Whether its text is another one; one that cannot be read may be.
+    pub(super) fn differs_from(&self, text: &[u8]) -> bool {
+        fs::read(&self.path).map_or(true, |found| found != text)
+    }
+
+    /// Whether an editor left files beside it, in which work may be: vim's swap file does, a backup (`text~`) does not.
+    pub(super) fn has_files_beside(&self) -> bool {
+        let Some(Ok(entries)) = self.directory.as_ref().map(fs::read_dir) else { return false };
+        let is_work = |name: OsString| Some(&*name) != self.path.file_name() && !name.as_bytes().ends_with(b"~");
+        entries.flatten().any(|entry| is_work(entry.file_name()))
+    }
+
     /// Leaves it where it is, as the only copy of somebody's work.
     pub(super) fn keep(mut self) -> PathBuf {
         if let Some(directory) = self.directory.take() {
@@ -54,7 +68,9 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Some(directory) = &self.directory {
+        if std::thread::panicking() {
+            let _ = self.directory.take().map(TempDir::keep);
+        } else if let Some(directory) = &self.directory {
             // What cannot be overwritten is removed all the same, with the directory.
             let _ = overwrite_all(directory.path());
         }
@@ -136,6 +152,20 @@ mod tests {
         let path = Draft::create(&name("a"), b"work").unwrap().keep();
         assert_eq!(fs::read(&path).unwrap(), b"work");
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn work_is_told_from_what_was_there() {
+        let draft = Draft::create(&name("a"), b"text").unwrap();
+        let beside = |name: &str| draft.path().with_file_name(name);
+        fs::write(beside("a~"), "older").unwrap();
+        assert!(!draft.differs_from(b"text") && !draft.has_files_beside());
+        fs::write(beside(".a.swp"), "work").unwrap();
+        assert!(draft.has_files_beside());
+        fs::write(draft.path(), "work").unwrap();
+        assert!(draft.differs_from(b"text"));
+        fs::remove_file(draft.path()).unwrap();
+        assert!(draft.differs_from(b"text"));
     }
 
     #[test]

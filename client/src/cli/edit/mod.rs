@@ -18,6 +18,7 @@ use stated_shared::{
 };
 
 use super::child::{self, Held, OnLost, Signals};
+use super::output::Output;
 use super::serial::{serial, with_serial};
 use super::{Context, args, failure, put};
 use crate::Client;
@@ -34,7 +35,9 @@ in a file that only its owner can read, in memory where that can be, and is remo
 
 A text that did not change makes no version. Of a Terraform state the serial is raised by one, unless
 it was changed by hand. What was JSON must be JSON again. A state that does not exist begins empty.
-Where a changed text cannot be written, its file is kept and named.")]
+Where a changed text cannot be written, its file is kept and named, and so is one whose editor was
+killed. An editor that ends with a code of its own other than 0 (:cq in vim) says that nothing of it
+is wanted.")]
 pub(super) struct Edit {
     /// The state's name
     #[arg(value_parser = StateName::parse)]
@@ -95,14 +98,18 @@ impl Edit {
             output.say("no place in memory is found: while you edit, the text is on a disk");
         }
         let held = Held { id: grant.id.clone(), fence: grant.fence.to_string(), on_lost: OnLost::Warn };
+        let mut is_first = true;
         let text = loop {
-            let mut running = editor.start(draft.path())?;
-            let cannot = |error: io::Error| failure::local("wait for the editor", &error);
-            let pidfd =
-                pidfd_open(Pid::from_child(&running), PidfdFlags::empty()).map_err(|error| cannot(error.into()))?;
-            child::watch(&pidfd, client, &held, &mut signals, output).map_err(cannot)?;
-            let status = running.wait().map_err(cannot)?;
-            editor.check(status)?;
+            let status = match editor.run(draft.path(), client, &held, &mut signals, output) {
+                Ok(status) => status,
+                Err(failure) => return Err(self.unwritten(draft, &original, failure, context)),
+            };
+            if let Err(failure) = editor.check(status) {
+                // Whatever an earlier round saved was meant to be written.
+                let is_unwanted = is_first && !signals.came() && is_chosen(status) && !draft.has_files_beside();
+                return Err(if is_unwanted { failure } else { self.unwritten(draft, &original, failure, context) });
+            }
+            is_first = false;
             let text = match put::read(Some(draft.path().to_owned())) {
                 Ok(text) => text,
                 Err(failure) => return Err(self.kept(draft, &original, failure, context)),
@@ -161,12 +168,19 @@ impl Edit {
         Ok(client.commit(commit)?.states)
     }
 
+    /// Keeps the text where somebody's work may be in it, or beside it.
+    fn unwritten(&self, draft: Draft, original: &Original, failure: Failure, context: &Context) -> Failure {
+        let has_work = draft.differs_from(&original.text) || draft.has_files_beside();
+        if has_work { self.kept(draft, original, failure, context) } else { failure }
+    }
+
     /// Keeps the text that could not be written, and says how to write it.
     fn kept(&self, draft: Draft, original: &Original, failure: Failure, context: &Context) -> Failure {
+        // First: whoever could be told may be gone.
+        let path = draft.keep();
         if let Some(hint) = &failure.hint {
             context.output.hint(hint);
         }
-        let path = draft.keep();
         let condition = match &original.version {
             Some(version) => format!("--if-version {}", version.version),
             None => "--if-absent".to_owned(),
@@ -212,6 +226,22 @@ impl Editor {
         }
     }
 
+    /// Runs it to its end.
+    fn run(
+        &self,
+        path: &Path,
+        client: &mut Client,
+        held: &Held,
+        signals: &mut Signals,
+        output: &Output,
+    ) -> Result<ExitStatus, Failure> {
+        let cannot = |error: io::Error| failure::local("wait for the editor", &error);
+        let mut running = self.start(path)?;
+        let pidfd = pidfd_open(Pid::from_child(&running), PidfdFlags::empty()).map_err(|error| cannot(error.into()))?;
+        child::watch(&pidfd, client, held, signals, output).map_err(cannot)?;
+        running.wait().map_err(cannot)
+    }
+
     fn start(&self, path: &Path) -> Result<std::process::Child, Failure> {
         let script = format!("{} \"$@\"", self.line);
         let mut command = Command::new("sh");
@@ -230,6 +260,11 @@ impl Editor {
         Err(Failure::new(FailureKind::Other, format!("nothing is written: the editor {} failed ({how})", self.line))
             .hint("name another one: EDITOR=… statectl edit STATE"))
     }
+}
+
+/// Whether a program ended with a code that it chose; from 129 on a shell tells of a signal.
+fn is_chosen(status: ExitStatus) -> bool {
+    matches!(status.code(), Some(0..=128))
 }
 
 /// What was a JSON document must be one again.
