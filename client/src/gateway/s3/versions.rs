@@ -29,10 +29,11 @@ impl<B: Backend> S3<B> {
         if list.delimiter.is_some() {
             return Err(Refusal::not_implemented("ListObjectVersions with a delimiter"));
         }
+        let mut rows: Vec<(String, VersionInfo, bool)> = Vec::new();
+        let (keys, more_keys) = self.keys(call, bucket, list, before)?;
         // One row more than fits, to know whether there are more.
         let wanted = list.max + 1;
-        let mut rows: Vec<(String, VersionInfo, bool)> = Vec::new();
-        for (key, before) in self.keys(call, bucket, list, before)? {
+        for (key, before) in keys {
             let place = Place::new(bucket, &key).map_err(of_place)?;
             let mut before = before;
             while rows.len() < wanted {
@@ -49,27 +50,31 @@ impl<B: Backend> S3<B> {
                 }
             }
         }
-        let is_truncated = rows.len() > list.max;
+        // A page of no rows has none after which to go on.
+        let is_truncated = list.max > 0 && (more_keys || rows.len() > list.max);
         rows.truncate(list.max);
         Ok(table(bucket, list, &rows, is_truncated))
     }
 
-    /// The keys whose versions are asked for, with the version before which those of the first are wanted.
+    /// The keys whose versions are asked for, with the version before which those of the first are wanted, and whether
+    /// there are more.
+    ///
+    /// Each that is listed has a version at least, so those of as many keys as a page has rows fill it.
     fn keys(
         &self,
         call: &Call<'_>,
         bucket: &str,
         list: &List,
         before: Option<Version>,
-    ) -> Result<BTreeMap<String, Option<Version>>, Refusal> {
-        let (listed, _) = self.rows(call, bucket, list)?;
+    ) -> Result<(BTreeMap<String, Option<Version>>, bool), Refusal> {
+        let (listed, more) = self.rows(call, bucket, list)?;
         let mut keys: BTreeMap<String, Option<Version>> = listed.into_keys().map(|key| (key, None)).collect();
         if before.is_some() && !list.after.is_empty() {
             keys.insert(list.after.clone(), before);
         } else if list.after < list.prefix && !list.prefix.is_empty() {
             keys.entry(list.prefix.clone()).or_default();
         }
-        Ok(keys)
+        Ok((keys, more))
     }
 
     pub(super) fn delete_many(&self, call: &mut Call<'_>, bucket: &str) -> Result<Answer, Refusal> {

@@ -293,6 +293,33 @@ fn versions_are_listed_the_newest_first() {
 }
 
 #[test]
+fn pages_of_versions_hold_each_version_once() {
+    let rig = Rig::start();
+    for (key, body) in [("a", "1"), ("b", "1"), ("b", "2"), ("b", "3"), ("c", "1"), ("d&", "1"), ("e", "1")] {
+        s3(&rig, "PUT", &format!("/bucket/{}", key.replace('&', "%26")), body.as_bytes());
+    }
+    let all = ["a 1", "b 3", "b 2", "b 1", "c 1", "d%26 1", "e 1"];
+    for max in 1..=all.len() + 1 {
+        let (mut rows, mut markers) = (Vec::new(), String::new());
+        loop {
+            let target = format!("/bucket?versions&encoding-type=url&max-keys={max}{markers}");
+            let page = s3(&rig, "GET", &target, b"");
+            let (keys, text) = (listed(&page).0, page.text());
+            let versions = text.split("<VersionId>").skip(1).map(|rest| rest.split_once('<').unwrap().0);
+            rows.extend(keys.iter().zip(versions).map(|(key, version)| format!("{key} {version}")));
+            assert!(keys.len() <= max && rows.len() <= all.len(), "{rows:?} by {max}");
+            let (key, version) = (page.element("NextKeyMarker"), page.element("NextVersionIdMarker"));
+            assert_eq!(page.element("IsTruncated"), Some(if key.is_some() { "true" } else { "false" }));
+            let (Some(key), Some(version)) = (key, version) else { break };
+            markers = format!("&key-marker={key}&version-id-marker={version}");
+        }
+        assert_eq!(rows, all, "by {max}");
+    }
+    let none = s3(&rig, "GET", "/bucket?versions&max-keys=0", b"");
+    assert_eq!((listed(&none).0.len(), none.element("IsTruncated")), (0, Some("false")));
+}
+
+#[test]
 fn many_are_removed_at_once() {
     let rig = Rig::start();
     for key in ["a", "b&c", "kept"] {
