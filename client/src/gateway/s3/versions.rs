@@ -17,6 +17,16 @@ use super::{Call, S3};
 /// Keys of one request to remove many.
 const KEYS_MAX: usize = 1000;
 
+/// An object of a request to remove many.
+#[derive(Default)]
+struct Named {
+    key: String,
+    /// The tag that it must have.
+    tag: Option<String>,
+    /// What else is said of it, and not understood.
+    other: Option<String>,
+}
+
 impl<B: Backend> S3<B> {
     /// Versions of the objects that are listed; of a removed one where its whole key is asked for.
     pub(super) fn versions(
@@ -82,25 +92,29 @@ impl<B: Backend> S3<B> {
         super::checksum::check(call, &body)?;
         let malformed = || Refusal::new(StatusCode::BAD_REQUEST, "MalformedXML", "the body is no list of keys");
         let mut is_quiet = false;
-        let mut named: Vec<(String, bool)> = Vec::new();
+        let mut named: Vec<Named> = Vec::new();
         for (path, text) in xml::leaves(&body).ok_or_else(malformed)? {
             match path.as_str() {
                 "Delete/Quiet" => is_quiet = text.trim() == "true",
-                "Delete/Object" => named.push((String::new(), false)),
-                "Delete/Object/Key" => named.last_mut().ok_or_else(malformed)?.0 = text,
-                "Delete/Object/VersionId" => named.last_mut().ok_or_else(malformed)?.1 = true,
-                _ => {}
+                "Delete/Object" => named.push(Named::default()),
+                "Delete/Object/Key" => named.last_mut().ok_or_else(malformed)?.key = text,
+                "Delete/Object/ETag" => named.last_mut().ok_or_else(malformed)?.tag = Some(text),
+                path => {
+                    if let Some(other) = path.strip_prefix("Delete/Object/") {
+                        named.last_mut().ok_or_else(malformed)?.other.get_or_insert_with(|| other.to_owned());
+                    }
+                }
             }
         }
         if !(1..=KEYS_MAX).contains(&named.len()) {
             return Err(malformed());
         }
         let mut document = Document::new("DeleteResult");
-        for (key, has_version) in named {
-            let removed = if has_version {
-                Err(Refusal::not_implemented("the removal of one version"))
-            } else {
-                self.delete_named(call, bucket, &key)
+        for Named { key, tag, other } in named {
+            let removed = match other.as_deref() {
+                None => self.delete_named(call, bucket, &key, tag.as_deref()),
+                Some("VersionId") => Err(Refusal::not_implemented("the removal of one version")),
+                Some(other) => Err(Refusal::not_implemented(format_args!("the removal of an object by its {other}"))),
             };
             match removed {
                 Ok(()) if is_quiet => {}
@@ -121,11 +135,16 @@ impl<B: Backend> S3<B> {
         Ok(Answer::of(StatusCode::OK, "application/xml", document.finish()))
     }
 
-    fn delete_named(&self, call: &Call<'_>, bucket: &str, key: &str) -> Result<(), Refusal> {
+    fn delete_named(&self, call: &Call<'_>, bucket: &str, key: &str, tag: Option<&str>) -> Result<(), Refusal> {
         let place = Place::new(bucket, key).map_err(of_place)?;
-        match Operation::locked_by(&place) {
-            Some(locked) => self.delete_lock(call, &locked).map(drop),
-            None => self.delete(call, &place).map(drop),
+        match (Operation::locked_by(&place), tag) {
+            (Some(_), Some(_)) => Err(Refusal::not_implemented("the removal of a lock by its ETag")),
+            (Some(locked), None) => self.delete_lock(call, &locked).map(drop),
+            (None, Some(tag)) => {
+                let expect = self.matching(call, &place.state, tag)?;
+                self.remove(call, &place.state, expect).map(drop)
+            }
+            (None, None) => self.delete(call, &place).map(drop),
         }
     }
 }

@@ -337,6 +337,53 @@ fn many_are_removed_at_once() {
 }
 
 #[test]
+fn a_removal_may_have_a_condition() {
+    let rig = Rig::start();
+    let put = |key: &str| s3(&rig, "PUT", &format!("/bucket/{key}"), b"1").header("etag").unwrap().to_owned();
+    let tag = put("same");
+    for key in ["any", "dated", "deep", "other", "sized"] {
+        put(key);
+    }
+    rig.fake.hold(A, "bucket/locked");
+    let list = [
+        ("same", format!("<ETag>{}</ETag>", tag.replace('"', "&quot;"))),
+        ("any", "<ETag>*</ETag>".to_owned()),
+        ("other", "<ETag>&quot;other&quot;</ETag>".to_owned()),
+        ("none", format!("<ETag>{tag}</ETag>")),
+        ("sized", "<Size>1</Size>".to_owned()),
+        ("dated", "<LastModifiedTime>Thu, 01 Jan 1970 00:00:00 GMT</LastModifiedTime>".to_owned()),
+        ("deep", "<Deep><Key>any</Key></Deep>".to_owned()),
+        ("locked.tflock", "<ETag>*</ETag>".to_owned()),
+    ];
+    let list: String = list.map(|(key, rest)| format!("<Object><Key>{key}</Key>{rest}</Object>")).concat();
+    let done = s3(&rig, "POST", "/bucket?delete", format!("<Delete>{list}</Delete>").as_bytes());
+    assert_eq!(done.status, 200, "{}", done.text());
+    let outcome = |rest: &str| {
+        let (key, rest) = rest.split_once("</Key>").unwrap();
+        let code = rest.strip_prefix("<Code>").and_then(|rest| rest.split_once('<'));
+        (key.to_owned(), code.map(|(code, _)| code.to_owned()))
+    };
+    let outcomes: Vec<_> = done.text().split("<Key>").skip(1).map(outcome).collect();
+    let expected = [
+        ("same", None),
+        ("any", None),
+        ("other", Some("PreconditionFailed")),
+        ("none", Some("NoSuchKey")),
+        ("sized", Some("NotImplemented")),
+        ("dated", Some("NotImplemented")),
+        ("deep", Some("NotImplemented")),
+        ("locked.tflock", Some("NotImplemented")),
+    ];
+    assert_eq!(outcomes, expected.map(|(key, code)| (key.to_owned(), code.map(str::to_owned))));
+    assert_eq!(listed(&s3(&rig, "GET", "/bucket?list-type=2", b"")).0, ["dated", "deep", "other", "sized"]);
+    let one = |target, name, value| Ask::s3("DELETE", target, b"").with(name, value).send(&rig);
+    assert_eq!(code(&one("/bucket/other", "if-match", "\"other\"")), (412, "PreconditionFailed"));
+    assert_eq!(code(&one("/bucket/sized", "x-amz-if-match-size", "9")), (501, "NotImplemented"));
+    assert_eq!(code(&one("/bucket/locked.tflock", "if-match", "\"other\"")), (501, "NotImplemented"));
+    assert_eq!(rig.fake.held(), [A]);
+}
+
+#[test]
 fn what_is_said_of_a_content_is_kept_with_it() {
     let rig = Rig::start();
     let put =
