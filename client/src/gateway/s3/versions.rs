@@ -48,7 +48,8 @@ impl<B: Backend> S3<B> {
             let mut before = before;
             while rows.len() < wanted {
                 let page = match self.model.backend.log(&place.state, before) {
-                    Err(failure) if failure.kind == FailureKind::NotFound => break,
+                    // The key was not listed, but came as a prefix or a marker: that reaches nothing, and is no failure.
+                    Err(failure) if matches!(failure.kind, FailureKind::NotFound | FailureKind::Denied) => break,
                     result => result.map_err(|failure| call.failed(&failure))?,
                 };
                 let is_first = before.is_none();

@@ -337,6 +337,24 @@ fn many_are_removed_at_once() {
 }
 
 #[test]
+fn lists_show_what_is_within_the_scope_and_refuse_no_prefix() {
+    let scope = Scope { states: vec!["bucket/prod/**".parse().unwrap()], verbs: Verb::ALL.to_vec() };
+    let rig = Rig::with(Plan { scope, ..Plan::default() });
+    s3(&rig, "PUT", "/bucket/prod/a", b"1");
+    for query in ["", "prefix=pro", "prefix=prod", "prefix=prod/", "prefix=prod%2Fa"] {
+        for list in ["list-type=2", "versions"] {
+            let reply = s3(&rig, "GET", &format!("/bucket?{list}&{query}"), b"");
+            assert_eq!(listed(&reply).0, ["prod/a"], "{list} {query}");
+        }
+    }
+    for query in ["list-type=2&prefix=test", "versions&prefix=test", "versions&key-marker=test&version-id-marker=2"] {
+        assert_eq!(listed(&s3(&rig, "GET", &format!("/bucket?{query}"), b"")).0, [] as [&str; 0], "{query}");
+    }
+    assert_eq!(rig.reports(), [] as [&str; 0], "nobody asked for a state that is out of reach");
+    assert_eq!(code(&s3(&rig, "GET", "/bucket/prod", b"")), (403, "AccessDenied"));
+}
+
+#[test]
 fn a_removal_may_have_a_condition() {
     let rig = Rig::start();
     let put = |key: &str| s3(&rig, "PUT", &format!("/bucket/{key}"), b"1").header("etag").unwrap().to_owned();
