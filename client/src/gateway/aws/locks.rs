@@ -2,7 +2,8 @@
 //!
 //! Either is a face of one lock of the state, under the ID in its document; so whoever uses one face excludes whoever
 //! uses the other. A lock that was taken by both is given back by both. Deletions carry no ID: one that comes from the
-//! holder's process ends the lock, any other breaks it, and then only the lock that its sender has seen.
+//! holder's process ends the lock, any other breaks it, and then only the lock that its sender has seen; from a sender
+//! that has seen none it is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -163,6 +164,8 @@ impl<B: Backend> Locks<B> {
     }
 
     /// Deletes this face of the lock. Nothing held is what was asked for.
+    ///
+    /// Terraform reads a lock and compares its ID before it deletes it, also by force.
     pub fn delete(&self, state: &StateName, face: Face, find: FindOwner<'_>) -> Result<(), Failure> {
         let owner = find();
         let sender = owner.as_ref().map(|owner| owner.pid);
@@ -174,19 +177,21 @@ impl<B: Backend> Locks<B> {
         if is_holder {
             return self.give_back(&holder.id, face);
         }
-        let seen = self.memory().seen(sender, state).map(|seen| seen.id.clone());
-        if seen.is_some_and(|seen| seen != holder.id) {
+        match self.memory().seen(sender, state).map(|seen| &seen.id) {
+            Some(seen) if *seen == holder.id => {}
             // What the sender means is gone already; the lock that is there now is another's.
-            return Ok(());
+            Some(_) => return Ok(()),
+            None => {
+                let message = format!("{state} is locked by {}, and whoever deletes that has not read it", holder.id);
+                let hint = format!("read it first, or: statectl break '{state}' {}", holder.id);
+                return Err(Failure::new(FailureKind::Busy, message).hint(hint));
+            }
         }
         match self.model.break_lock(state, &holder.id) {
             Err(failure) if failure.kind == FailureKind::NotFound => {}
             result => result?,
         }
-        let mut memory = self.memory();
-        if memory.seen(sender, state).is_some() {
-            memory.gave(sender, state, face);
-        }
+        self.memory().gave(sender, state, face);
         Ok(())
     }
 

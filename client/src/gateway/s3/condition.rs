@@ -57,25 +57,27 @@ impl<B: Backend> S3<B> {
             (None, None) => Ok(Expect::Any),
             (None, Some("*")) => Ok(Expect::Absent),
             (None, Some(_)) => Err(Refusal::not_implemented("If-None-Match of a write with anything but *")),
-            (Some(header), None) => {
-                let newest = match self.model.backend.show(state, Selector::Newest) {
-                    Err(failure) if failure.kind == FailureKind::NotFound => None,
-                    result => Some(result.map_err(|failure| call.failed(&failure))?),
-                };
-                let newest = newest.filter(|newest| newest.content.is_some());
-                let Some((newest, content)) =
-                    newest.as_ref().and_then(|newest| Some((newest, newest.content.as_ref()?)))
-                else {
-                    return Err(Refusal::new(StatusCode::NOT_FOUND, "NoSuchKey", format!("{state} does not exist")));
-                };
-                if names(header, &etag(&content.sha256)) {
-                    // Whoever writes in between is noticed by the daemon.
-                    Ok(Expect::Version(newest.version))
-                } else {
-                    Err(failed("If-Match"))
-                }
-            }
+            (Some(header), None) => self.matching(call, state, header),
             (Some(_), Some(_)) => Err(Refusal::not_implemented("If-Match together with If-None-Match")),
+        }
+    }
+
+    /// What a write expects to find that is only for what has one of these tags.
+    pub(super) fn matching(&self, call: &Call<'_>, state: &StateName, tags: &str) -> Result<Expect, Refusal> {
+        let newest = match self.model.backend.show(state, Selector::Newest) {
+            Err(failure) if failure.kind == FailureKind::NotFound => None,
+            result => Some(result.map_err(|failure| call.failed(&failure))?),
+        };
+        let newest = newest.filter(|newest| newest.content.is_some());
+        let Some((newest, content)) = newest.as_ref().and_then(|newest| Some((newest, newest.content.as_ref()?)))
+        else {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "NoSuchKey", format!("{state} does not exist")));
+        };
+        if names(tags, &etag(&content.sha256)) {
+            // Whoever writes in between is noticed by the daemon.
+            Ok(Expect::Version(newest.version))
+        } else {
+            Err(failed("If-Match"))
         }
     }
 }

@@ -10,7 +10,7 @@ use super::super::aws::place::Place;
 use super::super::aws::refusal::{Refusal, words};
 use super::super::backend::Backend;
 use super::super::lock_document::LockDocument;
-use super::{Call, S3, checksum, etag};
+use super::{Call, S3, checksum, condition, etag};
 
 impl<B: Backend> S3<B> {
     pub(super) fn read_lock(&self, call: &Call<'_>, place: &Place) -> Result<Answer, Refusal> {
@@ -50,6 +50,9 @@ impl<B: Backend> S3<B> {
     }
 
     pub(super) fn delete_lock(&self, call: &Call<'_>, place: &Place) -> Result<Answer, Refusal> {
+        if condition::is_conditional(call) {
+            return Err(Refusal::not_implemented("the removal of a lock on a condition"));
+        }
         self.locks.delete(&place.state, Face::File, call.find).map_err(|failure| call.failed(&failure))?;
         Ok(Answer::empty(StatusCode::NO_CONTENT))
     }

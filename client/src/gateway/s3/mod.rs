@@ -126,12 +126,13 @@ impl<B: Backend> S3<B> {
 
 /// Headers that ask for what is not done here. Encryption of the store's own kind is: everything is encrypted.
 fn unsupported(call: &Call<'_>) -> Result<(), Refusal> {
-    const NEVER: [(&str, &str); 6] = [
+    const NEVER: [(&str, &str); 7] = [
         ("x-amz-server-side-encryption-customer-", "encryption with a customer's key"),
         ("x-amz-object-lock-", "object lock"),
         ("x-amz-tagging", "tags of objects"),
         ("x-amz-website-redirect-location", "redirects"),
         ("x-amz-grant-", "access control lists"),
+        ("x-amz-if-match-", "conditions on an object's date or size"),
         ("x-amz-write-offset-bytes", "appending to objects"),
     ];
     for name in call.head.headers.keys().map(|name| name.as_str()) {

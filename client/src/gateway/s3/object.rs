@@ -137,8 +137,11 @@ impl<B: Backend> S3<B> {
     }
 
     pub(super) fn delete(&self, call: &Call<'_>, place: &Place) -> Result<Answer, Refusal> {
-        let state = &place.state;
-        let expect = self.expected(call, state)?;
+        self.remove(call, &place.state, self.expected(call, &place.state)?)
+    }
+
+    /// Removes what is there, where it is as expected.
+    pub(super) fn remove(&self, call: &Call<'_>, state: &StateName, expect: Expect) -> Result<Answer, Refusal> {
         let lock = self.model.work.relied_on(state, call.find);
         let write = Write {
             state: state.clone(),

@@ -222,6 +222,29 @@ fn a_lock_of_somebody_else_is_broken_if_it_is_the_one_that_was_seen() {
 }
 
 #[test]
+fn a_lock_of_somebody_else_stays_where_its_deleter_has_not_read_it() {
+    let rig = Rig::start();
+    rig.fake.hold(A, STATE);
+    rig.fake.hold(B, "bucket/other");
+    assert_eq!(Ask::s3("GET", "/bucket/other.tflock", b"").send(&rig).status, 200, "of another state");
+    let refused = item(&rig, "DeleteItem", &key(STATE));
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.json()["__type"].as_str().unwrap().ends_with("#ConditionalCheckFailedException"));
+    let refused = Ask::s3("DELETE", FILE, b"").send(&rig);
+    assert_eq!((refused.status, refused.element("Code")), (409, Some("OperationAborted")));
+    assert!(
+        refused.element("Message").unwrap().contains(&format!("statectl break '{STATE}' {A}")),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(rig.fake.broken(), [] as [&str; 0]);
+
+    assert_eq!(item_id(&rig).as_deref(), Some(A));
+    assert_eq!(Ask::s3("DELETE", FILE, b"").send(&rig).status, 204);
+    assert_eq!(rig.fake.broken(), [A]);
+}
+
+#[test]
 fn who_was_refused_reads_who_was_in_the_way_once() {
     let rig = Rig::start();
     rig.fake.hold(A, STATE);

@@ -23,8 +23,9 @@ use super::aws::Aws;
 use super::body::Memory;
 use super::fake::Fake;
 use super::guard::Guard;
-use super::model::Model;
+use super::model::{Model, Report};
 use super::proxy::Proxy;
+use super::scope::{Scope, Scoped, Verb};
 use super::server::{Gateway, Listener, States};
 use super::terraform::Terraform;
 use super::work::Work;
@@ -33,13 +34,16 @@ use super::work::Work;
 struct Plan {
     states: States,
     under: Option<LockId>,
+    /// What its clients may do.
+    scope: Scope,
     /// Further `Host` headers that are let in.
     hosts: Vec<String>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { states: States::All, under: None, hosts: Vec::new() }
+        let scope = Scope { states: Vec::new(), verbs: Verb::ALL.to_vec() };
+        Self { states: States::All, under: None, scope, hosts: Vec::new() }
     }
 }
 
@@ -72,14 +76,17 @@ impl Rig {
         let mut hosts = plan.hosts;
         hosts.push(address.to_string());
         let credential = Credential { username: "stated".into(), password: PASSWORD.into() };
-        let report = Arc::clone(&reports);
+        let report: Report = {
+            let reports = Arc::clone(&reports);
+            Arc::new(move |text| reports.lock().unwrap().push(text.to_owned()))
+        };
         let model = Arc::new(Model {
-            backend: Arc::clone(&fake),
+            backend: Arc::new(Scoped::new(Arc::clone(&fake), plan.scope, Arc::clone(&report))),
             work: Arc::clone(&work),
             under: plan.under,
             labels: [("directory".to_owned(), "build-7:/srv/infra".to_owned())].into(),
             program: "terraform".into(),
-            report: Arc::new(move |text| report.lock().unwrap().push(text.to_owned())),
+            report,
         });
         let gateway = Arc::new(Gateway {
             guard: Guard::new(hosts, credential),

@@ -293,6 +293,33 @@ fn versions_are_listed_the_newest_first() {
 }
 
 #[test]
+fn pages_of_versions_hold_each_version_once() {
+    let rig = Rig::start();
+    for (key, body) in [("a", "1"), ("b", "1"), ("b", "2"), ("b", "3"), ("c", "1"), ("d&", "1"), ("e", "1")] {
+        s3(&rig, "PUT", &format!("/bucket/{}", key.replace('&', "%26")), body.as_bytes());
+    }
+    let all = ["a 1", "b 3", "b 2", "b 1", "c 1", "d%26 1", "e 1"];
+    for max in 1..=all.len() + 1 {
+        let (mut rows, mut markers) = (Vec::new(), String::new());
+        loop {
+            let target = format!("/bucket?versions&encoding-type=url&max-keys={max}{markers}");
+            let page = s3(&rig, "GET", &target, b"");
+            let (keys, text) = (listed(&page).0, page.text());
+            let versions = text.split("<VersionId>").skip(1).map(|rest| rest.split_once('<').unwrap().0);
+            rows.extend(keys.iter().zip(versions).map(|(key, version)| format!("{key} {version}")));
+            assert!(keys.len() <= max && rows.len() <= all.len(), "{rows:?} by {max}");
+            let (key, version) = (page.element("NextKeyMarker"), page.element("NextVersionIdMarker"));
+            assert_eq!(page.element("IsTruncated"), Some(if key.is_some() { "true" } else { "false" }));
+            let (Some(key), Some(version)) = (key, version) else { break };
+            markers = format!("&key-marker={key}&version-id-marker={version}");
+        }
+        assert_eq!(rows, all, "by {max}");
+    }
+    let none = s3(&rig, "GET", "/bucket?versions&max-keys=0", b"");
+    assert_eq!((listed(&none).0.len(), none.element("IsTruncated")), (0, Some("false")));
+}
+
+#[test]
 fn many_are_removed_at_once() {
     let rig = Rig::start();
     for key in ["a", "b&c", "kept"] {
@@ -307,6 +334,71 @@ fn many_are_removed_at_once() {
     );
     assert_eq!(listed(&s3(&rig, "GET", "/bucket?list-type=2", b"")).0, ["kept"]);
     assert_eq!(code(&s3(&rig, "POST", "/bucket?delete", b"<Delete/>")), (400, "MalformedXML"));
+}
+
+#[test]
+fn lists_show_what_is_within_the_scope_and_refuse_no_prefix() {
+    let scope = Scope { states: vec!["bucket/prod/**".parse().unwrap()], verbs: Verb::ALL.to_vec() };
+    let rig = Rig::with(Plan { scope, ..Plan::default() });
+    s3(&rig, "PUT", "/bucket/prod/a", b"1");
+    for query in ["", "prefix=pro", "prefix=prod", "prefix=prod/", "prefix=prod%2Fa"] {
+        for list in ["list-type=2", "versions"] {
+            let reply = s3(&rig, "GET", &format!("/bucket?{list}&{query}"), b"");
+            assert_eq!(listed(&reply).0, ["prod/a"], "{list} {query}");
+        }
+    }
+    for query in ["list-type=2&prefix=test", "versions&prefix=test", "versions&key-marker=test&version-id-marker=2"] {
+        assert_eq!(listed(&s3(&rig, "GET", &format!("/bucket?{query}"), b"")).0, [] as [&str; 0], "{query}");
+    }
+    assert_eq!(rig.reports(), [] as [&str; 0], "nobody asked for a state that is out of reach");
+    assert_eq!(code(&s3(&rig, "GET", "/bucket/prod", b"")), (403, "AccessDenied"));
+}
+
+#[test]
+fn a_removal_may_have_a_condition() {
+    let rig = Rig::start();
+    let put = |key: &str| s3(&rig, "PUT", &format!("/bucket/{key}"), b"1").header("etag").unwrap().to_owned();
+    let tag = put("same");
+    for key in ["any", "dated", "deep", "other", "sized"] {
+        put(key);
+    }
+    rig.fake.hold(A, "bucket/locked");
+    let list = [
+        ("same", format!("<ETag>{}</ETag>", tag.replace('"', "&quot;"))),
+        ("any", "<ETag>*</ETag>".to_owned()),
+        ("other", "<ETag>&quot;other&quot;</ETag>".to_owned()),
+        ("none", format!("<ETag>{tag}</ETag>")),
+        ("sized", "<Size>1</Size>".to_owned()),
+        ("dated", "<LastModifiedTime>Thu, 01 Jan 1970 00:00:00 GMT</LastModifiedTime>".to_owned()),
+        ("deep", "<Deep><Key>any</Key></Deep>".to_owned()),
+        ("locked.tflock", "<ETag>*</ETag>".to_owned()),
+    ];
+    let list: String = list.map(|(key, rest)| format!("<Object><Key>{key}</Key>{rest}</Object>")).concat();
+    let done = s3(&rig, "POST", "/bucket?delete", format!("<Delete>{list}</Delete>").as_bytes());
+    assert_eq!(done.status, 200, "{}", done.text());
+    let outcome = |rest: &str| {
+        let (key, rest) = rest.split_once("</Key>").unwrap();
+        let code = rest.strip_prefix("<Code>").and_then(|rest| rest.split_once('<'));
+        (key.to_owned(), code.map(|(code, _)| code.to_owned()))
+    };
+    let outcomes: Vec<_> = done.text().split("<Key>").skip(1).map(outcome).collect();
+    let expected = [
+        ("same", None),
+        ("any", None),
+        ("other", Some("PreconditionFailed")),
+        ("none", Some("NoSuchKey")),
+        ("sized", Some("NotImplemented")),
+        ("dated", Some("NotImplemented")),
+        ("deep", Some("NotImplemented")),
+        ("locked.tflock", Some("NotImplemented")),
+    ];
+    assert_eq!(outcomes, expected.map(|(key, code)| (key.to_owned(), code.map(str::to_owned))));
+    assert_eq!(listed(&s3(&rig, "GET", "/bucket?list-type=2", b"")).0, ["dated", "deep", "other", "sized"]);
+    let one = |target, name, value| Ask::s3("DELETE", target, b"").with(name, value).send(&rig);
+    assert_eq!(code(&one("/bucket/other", "if-match", "\"other\"")), (412, "PreconditionFailed"));
+    assert_eq!(code(&one("/bucket/sized", "x-amz-if-match-size", "9")), (501, "NotImplemented"));
+    assert_eq!(code(&one("/bucket/locked.tflock", "if-match", "\"other\"")), (501, "NotImplemented"));
+    assert_eq!(rig.fake.held(), [A]);
 }
 
 #[test]
