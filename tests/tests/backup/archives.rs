@@ -63,6 +63,20 @@ fn a_stream_is_restored_as_a_file_is() {
 }
 
 #[test]
+fn a_file_that_is_no_backup_is_not_replaced() {
+    let host = filled();
+    for (name, content) in [("notes.tar", &b"precious"[..]), ("other.tar", &[0; 10240][..])] {
+        let file = host.file(name, content);
+        host.statectl(["backup".as_ref(), file.as_os_str()]).run().code(65).says("it is no earlier one");
+        assert_eq!(fs::read(&file).unwrap(), content);
+    }
+    let empty = host.file("empty.tar", b"");
+    for _ in 0..2 {
+        backup(&host, &empty);
+    }
+}
+
+#[test]
 fn what_is_no_file_is_written_to_and_a_link_stays() {
     let host = filled();
     let restored = |name: &str, file: &Path, stdin: Vec<u8>| {

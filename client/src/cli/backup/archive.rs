@@ -1,7 +1,7 @@
 //! A backup as one stream in the form of tar: the same files, so that `tar -x` makes the same directory of it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,9 @@ use super::mark::Mark;
 use crate::Client;
 
 const BLOCK_LEN: usize = 512;
+/// What makes a header one of POSIX's, and where.
+const MAGIC: &[u8] = b"ustar\x0000";
+const MAGIC_AT: usize = 257;
 /// A part of the log is in memory until its length is known; one at least this long is written.
 const PART_LEN: usize = 8 << 20;
 
@@ -24,6 +27,10 @@ struct Archive<'a> {
 
 /// Writes a whole backup to a file, which is there once it is complete.
 pub(super) fn to_file(client: &mut Client, path: &Path) -> Result<(Fetched, Mark), Failure> {
+    if !may_replace(path).map_err(|error| failed("read", path, &error))? {
+        let message = format!("{} cannot take a backup: it is no earlier one, and would be gone", path.display());
+        return Err(Failure::new(FailureKind::Conflict, message).hint("nothing was changed; name a new file"));
+    }
     let mut tmp = path.as_os_str().to_owned();
     tmp.push(".incoming");
     let tmp = PathBuf::from(tmp);
@@ -33,6 +40,19 @@ pub(super) fn to_file(client: &mut Client, path: &Path) -> Result<(Fetched, Mark
         let _ = fs::remove_file(&tmp);
     }
     written
+}
+
+/// Whether there is nothing in a file but an earlier backup, if there is a file.
+fn may_replace(path: &Path) -> io::Result<bool> {
+    let mut header = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(BLOCK_LEN as u64).read_to_end(&mut header)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    // Of whatever repository: it begins with a keyring.
+    let is_backup = header.starts_with(b"keys/") && header.get(MAGIC_AT..).is_some_and(|rest| rest.starts_with(MAGIC));
+    Ok(header.is_empty() || is_backup)
 }
 
 fn write_file(client: &mut Client, path: &Path, tmp: &Path) -> Result<(Fetched, Mark), Failure> {
@@ -136,7 +156,7 @@ fn header(path: &str, len: u64) -> Option<[u8; BLOCK_LEN]> {
     // The sum is made with spaces in its own place.
     put(148, b"        ");
     put(156, b"0");
-    put(257, b"ustar\x0000");
+    put(MAGIC_AT, MAGIC);
     let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     Some(header)
