@@ -127,6 +127,20 @@ impl Witness {
         self.save(true);
     }
 
+    /// Takes over the pin that is kept, where somebody accepted since this one was read that the journal went back.
+    ///
+    /// `true` where that is so: then the daemon has to be asked for another record, and what it shows be compared anew.
+    pub(crate) fn accepted_since(&mut self) -> bool {
+        let Some(pin) = &self.pin else { return false };
+        let kept = self.file.as_deref().and_then(read).filter(|kept| kept.accepted > pin.accepted);
+        let is_later = kept.is_some();
+        if is_later {
+            self.pin = kept;
+            self.unsaved = false;
+        }
+        is_later
+    }
+
     fn note(&mut self, repository: RepositoryId, seq: Seq, head: Digest) {
         // A daemon that began no record yet has nothing to show later.
         if seq == Seq(0) || self.pin.as_ref().is_some_and(|pin| pin.repository == repository && pin.seq >= seq) {
@@ -350,6 +364,26 @@ mod tests {
         assert_eq!(witness(dir.path()).seq(), Some(Seq(3)), "what it saw is not there any more");
         seen(dir.path(), 4);
         assert_eq!(witness(dir.path()).seq(), Some(Seq(4)));
+    }
+
+    #[test]
+    fn a_client_of_before_takes_over_what_was_accepted_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        seen(dir.path(), 7);
+        let mut before = witness(dir.path());
+        before.welcomed(&welcome(8, Pinned::At(head(7))));
+        assert!(!before.accepted_since(), "nobody did");
+        seen(dir.path(), 9);
+        assert!(!before.accepted_since(), "it has only grown");
+        witness(dir.path()).accept(&welcome(3, Pinned::Beyond));
+        assert!(before.accepted_since());
+        assert_eq!(before.seq(), Some(Seq(3)));
+        assert!(before.check(&welcome(4, Pinned::At(head(3))), Path::new(SOCKET)).is_ok());
+        assert!(before.check(&welcome(2, Pinned::Beyond), Path::new(SOCKET)).is_err(), "it went back once more");
+        assert!(!before.accepted_since());
+        before.welcomed(&welcome(4, Pinned::At(head(3))));
+        drop(before);
+        assert_eq!(witness(dir.path()).seq(), Some(Seq(4)), "its word counts again");
     }
 
     #[test]

@@ -217,7 +217,10 @@ impl Client {
     /// Handles what no caller waits for.
     fn unasked(&mut self, incoming: Incoming) -> Result<(), Failure> {
         match incoming {
-            Incoming::Welcome(welcome) => self.welcomed(*welcome)?,
+            Incoming::Welcome(welcome) => {
+                // Where that is not enough, the link is down, and whoever reads on opens it again.
+                self.welcomed(*welcome)?;
+            }
             Incoming::Frame(ServerFrame::Notice(notice)) => self.notice(*notice),
             // Late frames of a request that was given up.
             Incoming::Frame(_) => {}

@@ -71,8 +71,11 @@ impl Client {
         while Instant::now() < deadline {
             match self.try_again(begun.take(), deadline) {
                 Ok(welcome) => {
+                    if !self.welcomed(welcome).map_err(Broken::Refused)? {
+                        continue;
+                    }
                     bound.resumed(lost_at.elapsed());
-                    return self.welcomed(welcome).map_err(Broken::Refused);
+                    return Ok(());
                 }
                 Err(Broken::Lost(error)) => last = Some(discover::unreachable(&self.socket, &error)),
                 Err(Broken::Refused(failure)) if is_passing(&failure) => last = Some(failure),
@@ -138,8 +141,10 @@ impl Client {
         }
     }
 
-    /// Takes note of a handshake after the first one.
-    pub(crate) fn welcomed(&mut self, welcome: Welcome) -> Result<(), Failure> {
+    /// Takes note of a handshake after the first one; `false` where there has to be another one at once.
+    ///
+    /// That is where somebody accepted meanwhile that the journal went back: the daemon showed a record of before.
+    pub(crate) fn welcomed(&mut self, welcome: Welcome) -> Result<bool, Failure> {
         self.ahead = false;
         if welcome.repository != self.welcome.repository {
             self.link = Link::down();
@@ -150,7 +155,11 @@ impl Client {
         }
         if let Err(failure) = self.witness.check(&welcome, &self.socket) {
             self.link = Link::down();
-            return Err(failure);
+            if !self.witness.accepted_since() {
+                return Err(failure);
+            }
+            self.hello.pin = self.witness.seq();
+            return Ok(false);
         }
         self.witness.welcomed(&welcome);
         self.hello.pin = self.witness.seq();
@@ -162,7 +171,7 @@ impl Client {
                 self.notice(Notice::LockLost { id, why: "the daemon restarted and does not know it any more".into() });
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 

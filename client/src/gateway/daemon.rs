@@ -60,18 +60,16 @@ impl Daemon {
         self.locks().socket().to_owned()
     }
 
-    /// Reads notices as they come, so that the handler hears of a lost lock while nobody asks for anything; until the
-    /// session cannot be resumed any more.
+    /// Reads notices as they come, so that the handler hears of a lost lock while nobody asks for anything.
     ///
     /// Blocks; for a thread of its own.
-    fn read_notices(&self) -> Failure {
+    fn read_notices(&self) -> ! {
         loop {
-            // Before each wait: what another thread's call has read already wakes nobody.
-            if let Err(failure) = self.locks().poll_notices() {
-                return failure;
-            }
+            // Before each wait: what another thread's call has read already wakes nobody. A session that cannot be
+            // resumed is tried again: somebody may accept yet that the journal went back.
+            let polled = self.locks().poll_notices();
             // The descriptor is waited for without the session, which requests need meanwhile.
-            let descriptor = self.locks().as_fd().and_then(|fd| fd.try_clone_to_owned().ok());
+            let descriptor = polled.ok().and_then(|_| self.locks().as_fd()?.try_clone_to_owned().ok());
             match descriptor {
                 Some(descriptor) => {
                     let _ = poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], None);
@@ -100,7 +98,9 @@ impl Daemon {
             None => self.another()?,
         };
         let result = ask(&mut client);
-        let sound = !matches!(&result, Err(failure) if failure.kind == FailureKind::Unavailable);
+        // Where a journal went back, a later session may be believed that this one was not.
+        let is_down = client.as_fd().is_none();
+        let sound = !is_down && !matches!(&result, Err(failure) if failure.kind == FailureKind::Unavailable);
         let mut idle = self.idle();
         if sound && idle.len() < IDLE_MAX {
             idle.push(client);

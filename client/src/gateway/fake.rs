@@ -91,6 +91,11 @@ impl Fake {
         self.memory.lock().unwrap().failing = kind;
     }
 
+    /// Forgets a state and its versions, as if the journal went back.
+    pub fn forget(&self, state: &str) {
+        self.memory.lock().unwrap().versions.remove(&StateName::parse(state).unwrap());
+    }
+
     /// Holds back commits, or lets them go on.
     pub fn hold_commits(&self, held: bool) {
         self.memory.lock().unwrap().commits_held = held;

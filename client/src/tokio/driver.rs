@@ -475,8 +475,15 @@ impl From<Broken> for End {
 
 /// One attempt to resume, on a thread that may block.
 fn try_again(mut core: crate::Client) -> (crate::Client, Result<Option<Connection>, Broken>) {
-    let attempt = core.try_again(None, Instant::now() + WELCOME_MAX);
-    let attempt = attempt.and_then(|welcome| core.welcomed(welcome).map_err(Broken::Refused));
-    let connection = attempt.map(|()| core.take_connection());
-    (core, connection)
+    let deadline = Instant::now() + WELCOME_MAX;
+    loop {
+        let attempt = core.try_again(None, deadline);
+        match attempt.and_then(|welcome| core.welcomed(welcome).map_err(Broken::Refused)) {
+            Ok(false) => {}
+            attempt => {
+                let connection = attempt.map(|_| core.take_connection());
+                return (core, connection);
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 mod archives;
 mod cut;
 mod fences;
+mod gateways;
 mod held;
 mod incremental;
 mod restoring;

@@ -22,7 +22,7 @@ use std::time::SystemTime;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::http::request::Parts;
-use stated_shared::{Digest, Failure, StateName, Timestamp, Version};
+use stated_shared::{Digest, Failure, Timestamp};
 
 use super::STATE_LEN_MAX;
 use super::aws::Answer;
@@ -43,8 +43,8 @@ pub struct S3<B> {
     model: Arc<Model<B>>,
     locks: Arc<Locks<B>>,
     uploads: Uploads,
-    /// The content of which a range was read last.
-    last_read: Mutex<Option<(StateName, Version, Bytes)>>,
+    /// The content of which a range was read last, by its SHA-256: a version's number comes again where a journal went back.
+    last_read: Mutex<Option<(Digest, Bytes)>>,
     /// The answers to conditional writes, oldest first, by the ID that their client gave all of its attempts.
     conditional: Mutex<VecDeque<(String, Answer)>>,
 }

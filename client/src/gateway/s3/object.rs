@@ -62,15 +62,15 @@ impl<B: Backend> S3<B> {
         }
         let shown = self.model.backend.show(&place.state, at.clone()).map_err(failed)?;
         let mut last = self.last_read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((state, version, bytes)) = &*last
-            && (state, *version) == (&shown.state, shown.version)
+        if let Some((sha256, bytes)) = &*last
+            && sha256_of(&shown) == Some(*sha256)
         {
             return Ok((shown, bytes.clone()));
         }
         let (version, bytes) =
             self.model.backend.get(&place.state, Selector::Version(shown.version)).map_err(failed)?;
         let bytes = hyper::body::Bytes::from(bytes);
-        *last = Some((version.state.clone(), version.version, bytes.clone()));
+        *last = sha256_of(&version).map(|sha256| (sha256, bytes.clone()));
         Ok((version, bytes))
     }
 
@@ -161,6 +161,10 @@ impl<B: Backend> S3<B> {
             Err(failure) => Err(call.failed(&failure)),
         }
     }
+}
+
+fn sha256_of(version: &VersionInfo) -> Option<Digest> {
+    version.content.as_ref().map(|content| content.sha256)
 }
 
 /// What the headers say of a version.

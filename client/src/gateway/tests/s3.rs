@@ -56,6 +56,10 @@ fn parts_of_a_content_are_read() {
     assert_eq!(code(&part("bytes=10-")), (416, "InvalidRange"));
     let head = Ask::s3("HEAD", OBJECT, b"").with("range", "bytes=0-3").send(&rig);
     assert_eq!((head.status, head.header("content-length")), (206, Some("4")));
+
+    rig.fake.forget(STATE);
+    let put = s3(&rig, "PUT", OBJECT, b"abcdefghij");
+    assert_eq!((put.header("x-amz-version-id"), part("bytes=2-4").text()), (Some("1"), "cde"), "another version 1");
 }
 
 #[test]
