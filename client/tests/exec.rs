@@ -229,7 +229,7 @@ fn signals_to_the_wrapper_reach_the_command() {
 fn a_signal_to_each_process_of_a_job_reaches_the_command_once() {
     let desk = Desk::new();
     desk.pipe("told");
-    let script = "exec 3>told; trap 'echo hup >&3' HUP; trap 'echo term >&3; kill $!; exit 9' TERM
+    let script = "exec 3>told; trap 'echo hup >&3' HUP; trap 'echo term >&3; kill -9 $!; exit 9' TERM
         echo $$ >&3; while :; do sleep 60 & wait $!; done";
     let mut exec = desk.exec(&["--state", "prod", "--", "sh", "-c", script]).spawn().unwrap();
     let told = fs::File::open(desk.path().join("told")).unwrap();

@@ -142,7 +142,7 @@ fn a_signal_leaves_what_was_saved() {
     let host = Host::new();
     host.put("a", b"one");
     // Some editors end with a code of their own.
-    for waits in ["echo ready; exec sleep 1000", "trap 'kill $!; exit 1' TERM HUP; sleep 1000 & echo ready; wait"] {
+    for waits in ["echo ready; exec sleep 1000", "trap 'kill -9 $!; exit 1' TERM HUP; sleep 1000 & echo ready; wait"] {
         for signal in [Signal::TERM, Signal::HUP] {
             let editor = format!(r#"f() {{ echo two >"$1"; {waits}; }}; f"#);
             let mut editing = edit(&host, "a", &editor).start();
