@@ -43,7 +43,7 @@ fn write(host: &Host, random: &mut Random) -> Written {
     let mut written = Written { acknowledged: Vec::new(), open: None, refused: 0 };
     let Ok(mut connection) = Direct::connect(&host.socket(), random) else { return written };
     for number in 0..12 {
-        let content = random.bytes(if number % 4 == 3 { BLOB_LEN } else { 1000 });
+        let content = random.bytes(if number % 2 == 1 { BLOB_LEN } else { 1000 });
         match connection.ask(Request::Commit(commit([("a", Expect::Any, content.clone())])), &[]) {
             Ok(Ok(Reply::Committed(_))) => written.acknowledged.push(content),
             Ok(Ok(other)) => panic!("{other:?}"),
