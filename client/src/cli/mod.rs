@@ -230,12 +230,11 @@ fn parse() -> Result<Cli, clap::Error> {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // No verb of the command line, so that neither help, completions nor the manual tell of it.
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == process::VERB) {
-        return ExitCode::from(process::run());
-    }
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == exec::SENTINEL_VERB) {
-        return exec::sentinel();
+    // No verbs of the command line, so that neither help, completions nor the manual tell of them.
+    match std::env::args_os().nth(1).as_deref().and_then(OsStr::to_str) {
+        Some(process::VERB) => return ExitCode::from(process::run()),
+        Some(exec::SENTINEL_VERB) => return exec::sentinel(),
+        _ => {}
     }
     // Where a careless parent ignores it, how a command ended could not be told.
     if is_ignored(SIGCHLD) {

@@ -32,7 +32,7 @@ use super::watermark::Watermark;
 use super::{audit, changes, verify};
 use crate::host::{Clock, Process};
 use crate::machine::event::{Actor as EventActor, Content as EventContent};
-use crate::machine::{Access, Ask, LockAsk, Machine, Tie, Time};
+use crate::machine::{Access, Ask, LockAsk, Machine, Tie, Time, no_version};
 
 /// Contents longer than this are compressed off the connection's thread.
 pub(super) const STAGE_INLINE_LEN_MAX: usize = 64 << 10;
@@ -550,18 +550,6 @@ fn lock_len(info: &LockInfo) -> usize {
         + info.info.as_ref().map_or(0, String::len)
         + info.operation.len()
         + 512
-}
-
-fn no_version(state: &StateName, at: &Selector) -> Failure {
-    match at {
-        Selector::Newest => {
-            Failure::new(FailureKind::NotFound, format!("no state {state}")).hint("list the states with: statectl ls")
-        }
-        Selector::Version(version) => Failure::new(FailureKind::NotFound, format!("no version {version} of {state}"))
-            .hint(format!("list its versions with: statectl log '{state}'")),
-        Selector::Tag(tag) => Failure::new(FailureKind::NotFound, format!("no tag {tag} of {state}"))
-            .hint(format!("list its versions and tags with: statectl log '{state}'")),
-    }
 }
 
 fn removed(info: &VersionInfo) -> Failure {

@@ -100,3 +100,35 @@ impl Observations {
         events
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use stated_shared::SessionId;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_of_names_is_counted_without_them() {
+        let (uid, gid, host, session) = (1, 1, "h".to_owned(), SessionId([1; 16]));
+        let (pid, user, comm, exe) = (None, None, None, None);
+        let actor = stated_shared::Actor { uid, gid, pid, user, comm, exe, host, session };
+        let actor = Arc::new(Actor::from(actor));
+        let mut observations = Observations::default();
+        let refused = 3 * NAMED_MAX;
+        for n in 0..refused {
+            let name = Some(StateName::parse(&n.to_string()).unwrap());
+            let deed = Deed { actor: Arc::clone(&actor), verb: "commit", name, version: None, outcome: "conflict" };
+            observations.note(deed, Timestamp(n as u64), 0);
+        }
+        let mut told = Vec::new();
+        while observations.pending() > 0 {
+            told.extend(observations.take(Kept::ForEver));
+        }
+        let observed = told.iter().map(|event| match &event.what {
+            What::Observed(observed) => (observed.name.is_some(), observed.count),
+            other => panic!("{other:?}"),
+        });
+        let (named, unnamed): (Vec<_>, Vec<_>) = observed.partition(|(is_named, _)| *is_named);
+        assert_eq!((named.len(), unnamed), (NAMED_MAX, vec![(false, (refused - NAMED_MAX) as u64)]));
+    }
+}

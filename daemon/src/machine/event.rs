@@ -429,22 +429,13 @@ impl Payload {
             Self::Blob { .. } => 0,
         }
     }
-}
 
-impl Moved {
     /// The blob that holds it, where one does.
     pub fn blob(&self) -> Option<&str> {
-        match &self.payload {
-            Payload::Blob { id, .. } => Some(id),
-            Payload::Inline { .. } => None,
+        match self {
+            Self::Blob { id, .. } => Some(id),
+            Self::Inline { .. } => None,
         }
-    }
-}
-
-impl Pruned {
-    /// The blobs of what was stored anew.
-    pub fn blobs(&self) -> impl Iterator<Item = &str> {
-        self.states.iter().flat_map(|state| &state.moved).filter_map(Moved::blob)
     }
 }
 
@@ -483,6 +474,21 @@ impl From<&Content> for wire::ContentInfo {
 }
 
 impl What {
+    /// The blobs that it stores.
+    pub fn blobs(&self) -> Vec<&str> {
+        match self {
+            Self::Committed(committed) => {
+                let contents = committed.changes.iter().filter_map(|change| change.content.as_ref());
+                contents.filter_map(|content| content.payload.blob()).collect()
+            }
+            Self::Pruned(pruned) => {
+                let moved = pruned.states.iter().flat_map(|state| &state.moved);
+                moved.filter_map(|moved| moved.payload.blob()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether it makes room or lets others go on, and so must go through on a full disk.
     pub fn is_release(&self) -> bool {
         match self {

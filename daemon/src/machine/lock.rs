@@ -132,13 +132,6 @@ impl Machine {
             )
             .hint("see who holds what with: statectl locks"));
         };
-        if self.locks.depth(parent) >= NESTING_MAX {
-            let message =
-                format!("the lock {id} is the {NESTING_MAX}th of locks within locks, and no more are given in it");
-            return Err(
-                Failure::new(FailureKind::Usage, message).hint("end one of them first; see them with: statectl locks")
-            );
-        }
         let covered = ask.lock.names.iter().filter(|name| parent.names.contains(*name)).count();
         if covered == 0 {
             return Ok(None);
@@ -155,6 +148,13 @@ impl Machine {
                 format!("the lock {id}, under which this runs, {why}, so waiting would never end"),
             )
             .hint("take all the names, in the stronger kind, with the outer lock"));
+        }
+        if self.locks.depth(parent) >= NESTING_MAX {
+            let message =
+                format!("the lock {id} is the {NESTING_MAX}th of locks within locks, and no more are given in it");
+            return Err(
+                Failure::new(FailureKind::Usage, message).hint("end one of them first; see them with: statectl locks")
+            );
         }
         Ok(Some(parent))
     }
@@ -411,7 +411,7 @@ impl Machine {
         found
     }
 
-    /// A grant that something is in, and which nothing is in, or itself where it is empty.
+    /// A grant within this one in which nothing nests; itself where nothing does.
     fn innermost<'a>(&'a self, grant: &'a Grant) -> &'a Grant {
         let mut inner = grant;
         while let Some(next) = self.locks.nested(&inner.id).next() {

@@ -42,7 +42,7 @@ pub use lock::{LockAsk, Over, Passed, TimedOut};
 pub use locks::{Grant, Link, Locks, Released, Tenure, Ticket, Tie, Time, Waiter};
 pub use packed::Unreadable;
 pub use prune::{Freed, Keep, Plan, PruneAsk, PrunedOf, row as prune_row};
-pub use states::{States, VersionEntry};
+pub use states::{States, VersionEntry, no_version};
 
 /// Everything that the journal and the holders of locks have said so far.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -136,6 +136,20 @@ pub enum Ask {
     Tag(Tag),
     /// Give up contents of old versions.
     Prune(PruneAsk),
+}
+
+impl Ask {
+    /// The blobs that were written for it.
+    pub fn blobs(&self) -> Vec<String> {
+        match self {
+            Self::Commit(commit) => {
+                let contents = commit.changes.iter().filter_map(|change| change.content.as_ref());
+                contents.filter_map(|content| content.payload.blob()).map(str::to_owned).collect()
+            }
+            Self::Prune(prune) => prune.blobs(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// What a request leads to.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use stated_shared::{Failure, FailureKind, Seq, Version};
 
 use super::Divergence;
-use super::event::{Content, Payload};
+use super::event::Content;
 use super::snapshot::{Line, Tables, Writing};
 use super::states::VersionEntry;
 
@@ -173,10 +173,7 @@ impl<T> Packed<T> {
 impl VersionEntry {
     /// The blob that it needs.
     pub(super) fn blob(&self) -> Option<&str> {
-        match &self.kept()?.payload {
-            Payload::Blob { id, .. } => Some(id.as_str()),
-            Payload::Inline { .. } => None,
-        }
+        self.kept()?.payload.blob()
     }
 }
 

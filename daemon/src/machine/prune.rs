@@ -74,7 +74,8 @@ impl Freed {
 impl PruneAsk {
     /// The blobs that were written for it.
     pub fn blobs(&self) -> Vec<String> {
-        self.states.iter().flat_map(|of| &of.moved).filter_map(Moved::blob).map(ToOwned::to_owned).collect()
+        let moved = self.states.iter().flat_map(|of| &of.moved);
+        moved.filter_map(|moved| moved.payload.blob()).map(str::to_owned).collect()
     }
 
     /// Gives up storing anything anew: less is dropped then, and no room is needed.

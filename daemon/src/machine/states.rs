@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use stated_shared::{ContentInfo, Selector, Seq, StateName, TagName, Timestamp, Version, VersionInfo};
+use stated_shared::{
+    ContentInfo, Failure, FailureKind, Selector, Seq, StateName, TagName, Timestamp, Version, VersionInfo,
+};
 
 use super::Divergence;
 use super::event::{Actor, Committed, Content, Pruned, PrunedState, Tagged};
@@ -60,6 +62,19 @@ pub struct States {
     tagged: BTreeMap<StateName, BTreeMap<TagName, Version>>,
     versions: u64,
     given_up_bytes: u64,
+}
+
+/// That there is no such version.
+pub fn no_version(state: &StateName, at: &Selector) -> Failure {
+    match at {
+        Selector::Newest => {
+            Failure::new(FailureKind::NotFound, format!("no state {state}")).hint("list the states with: statectl ls")
+        }
+        Selector::Version(version) => Failure::new(FailureKind::NotFound, format!("no version {version} of {state}"))
+            .hint(format!("list its versions with: statectl log '{state}'")),
+        Selector::Tag(tag) => Failure::new(FailureKind::NotFound, format!("no tag {tag} of {state}"))
+            .hint(format!("list its versions and tags with: statectl log '{state}'")),
+    }
 }
 
 impl States {

@@ -1,10 +1,10 @@
 //! Deciding tags.
 
 use stated_shared::limits::TAGS_PER_STATE_MAX;
-use stated_shared::{Failure, FailureKind, Reply, StateName, Tag, Version};
+use stated_shared::{Failure, FailureKind, Reply, Selector, StateName, Tag, Version};
 
 use super::event::{Event, Tagged, What};
-use super::{Context, Decision, Machine, Step, Verdict};
+use super::{Context, Decision, Machine, Step, Verdict, no_version};
 
 impl Machine {
     /// A tag is a remark on a version and no new content: no lock is in its way.
@@ -13,10 +13,7 @@ impl Machine {
         let present = self.states.tagged(state, tag);
         let version = match at {
             Some(at) => {
-                let (version, entry) = self
-                    .states
-                    .select(state, at)?
-                    .ok_or_else(|| self.no_version(state, &format!("{at} of {state}")))?;
+                let (version, entry) = self.states.select(state, at)?.ok_or_else(|| self.missing(state, at))?;
                 if entry.kept().is_none() {
                     let why = if entry.content.is_none() { "is a removal, which" } else { "was pruned, so it" };
                     let message = format!("{state}@{version} {why} has no content to tag");
@@ -29,7 +26,7 @@ impl Machine {
                 }
                 version
             }
-            None => present.ok_or_else(|| self.no_version(state, &format!("tag {tag} of {state}")))?,
+            None => present.ok_or_else(|| self.missing(state, &Selector::Tag(tag.clone())))?,
         };
         match present {
             Some(present) if at.is_some() && !moves => return Err(taken(ask, present, version)),
@@ -46,13 +43,9 @@ impl Machine {
         Ok(Decision { steps: vec![Step::Record(Box::new(event))], verdict: Verdict::Recall })
     }
 
-    fn no_version(&self, state: &StateName, what: &str) -> Failure {
-        match self.states.newest(state) {
-            Some(_) => Failure::new(FailureKind::NotFound, format!("no {what}"))
-                .hint(format!("list its versions and tags with: statectl log '{state}'")),
-            None => Failure::new(FailureKind::NotFound, format!("no state {state}"))
-                .hint("list the states with: statectl ls"),
-        }
+    fn missing(&self, state: &StateName, at: &Selector) -> Failure {
+        let is_known = self.states.newest(state).is_some();
+        no_version(state, if is_known { at } else { &Selector::Newest })
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use stated_shared::{Failure, FailureKind, Seq};
 
-use super::directory::failed;
+use super::directory::{failed, refused};
 use super::fetch::{Fetch, Fetched, blob_path, part_name};
 use super::mark::Mark;
 use crate::Client;
@@ -28,8 +28,7 @@ struct Archive<'a> {
 /// Writes a whole backup to a file, which is there once it is complete.
 pub(super) fn to_file(client: &mut Client, path: &Path) -> Result<(Fetched, Mark), Failure> {
     if !may_replace(path).map_err(|error| failed("read", path, &error))? {
-        let message = format!("{} cannot take a backup: it is no earlier one, and would be gone", path.display());
-        return Err(Failure::new(FailureKind::Conflict, message).hint("nothing was changed; name a new file"));
+        return Err(refused(path, "it is no earlier one, and would be gone", "file"));
     }
     let mut tmp = path.as_os_str().to_owned();
     tmp.push(".incoming");

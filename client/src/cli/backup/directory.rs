@@ -229,10 +229,14 @@ impl Directory {
     }
 
     fn refused(&self, why: &str) -> Failure {
-        let dir = self.dir.display();
-        let message = format!("{dir} cannot take a backup: {why}");
-        Failure::new(FailureKind::Conflict, message).hint("nothing was changed; name a new directory")
+        refused(&self.dir, why, "directory")
     }
+}
+
+/// That a backup would cost what is in its place.
+pub(super) fn refused(place: &Path, why: &str, what: &str) -> Failure {
+    let message = format!("{} cannot take a backup: {why}", place.display());
+    Failure::new(FailureKind::Conflict, message).hint(format!("nothing was changed; name a new {what}"))
 }
 
 /// The names in a directory; none where it is not there.

@@ -1,6 +1,6 @@
 //! One batch: steps get their lines and places, become durable together, and then the answers go out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use stated_shared::{Digest, Failure, FailureKind, LockId, Notice, Reply, SessionId, StateName, Version};
@@ -84,24 +84,6 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// The blobs that its commits tell of.
-    pub fn committed_blobs(&self) -> BTreeSet<String> {
-        let events = self.steps.iter().filter_map(|step| match step {
-            Step::Record(event) => Some(&event.what),
-            Step::Move(_) => None,
-        });
-        let committed = events.filter_map(|what| match what {
-            What::Committed(committed) => Some(&committed.changes),
-            _ => None,
-        });
-        let contents = committed.flatten().filter_map(|change| change.content.as_ref());
-        let blobs = contents.filter_map(|content| match &content.payload {
-            Payload::Blob { id, .. } => Some(id.clone()),
-            Payload::Inline { .. } => None,
-        });
-        blobs.collect()
-    }
-
     /// Whether all of its events let others go on or make room.
     fn is_release(&self) -> bool {
         self.steps.iter().all(|step| match step {

@@ -33,7 +33,7 @@ use crate::engine::start::Keyrings;
 use crate::engine::watermark::Watermark;
 use crate::host::{Clock, GrantTableError, Process, fill_random};
 use crate::journal::{AppendError, Fate, Journal, RecordKind};
-use crate::machine::event::{Actor, Closed, Event, Payload, What};
+use crate::machine::event::{Actor, Closed, Event, What};
 use crate::machine::{Access, Ask, Context, Machine, Motion, Step, Time, Verdict};
 use crate::vault::{SealError, Vault};
 
@@ -378,12 +378,11 @@ impl Owner {
 
     fn submit(&mut self, mut submission: Submission) -> Result<(), Halt> {
         let (session, number) = (submission.session, submission.number);
-        let staged = blobs_of(&submission.ask);
         if matches!(submission.ask, Ask::Lock(_)) {
             self.settle_frees()?;
         }
         let Some(connected) = self.sessions.get_mut(&session).filter(|c| c.connection == submission.connection) else {
-            self.batch.freed.blobs.extend(staged);
+            self.batch.freed.blobs.extend(submission.ask.blobs());
             return Ok(());
         };
         if let Ask::Lock(ask) = &mut submission.ask {
@@ -438,11 +437,7 @@ impl Owner {
         };
         if matches!(verdict, Verdict::Refuse(_)) {
             self.parts.book.drop_waiting(session, number);
-            self.batch.freed.blobs.extend(staged);
         } else {
-            // What was done before, or changes nothing, is not stored once more.
-            let told = prepared.committed_blobs();
-            self.batch.freed.blobs.extend(staged.into_iter().filter(|id| !told.contains(id)));
             self.tell_broken(&prepared, &broken);
             if let Some((holder, id)) = unlocked {
                 self.tell_lost(holder, &id, &format!("unlocked by {}", stated_shared::Actor::from(&*actor)));
@@ -524,17 +519,6 @@ impl Owner {
             self.observations.note(deed, self.time.wall, self.time.boottime_ms);
         }
     }
-}
-
-/// The blobs that were written for a commit.
-fn blobs_of(ask: &Ask) -> Vec<String> {
-    let Ask::Commit(commit) = ask else { return Vec::new() };
-    let contents = commit.changes.iter().filter_map(|change| change.content.as_ref());
-    let blobs = contents.filter_map(|content| match &content.payload {
-        Payload::Blob { id, .. } => Some(id.clone()),
-        Payload::Inline { .. } => None,
-    });
-    blobs.collect()
 }
 
 fn no_room(error: &AppendError) -> Failure {

@@ -89,25 +89,21 @@ impl Owner {
             verdict = decision.verdict;
             made = self.make_room(&prepared);
         }
-        if let Ask::Prune(prune) = &*ask {
-            self.batch.freed.blobs.extend(unused_blobs(prune, &prepared));
-        }
+        self.batch.freed.blobs.extend(if made.is_ok() { unused_blobs(ask, &prepared) } else { ask.blobs() });
         (prepared, verdict, made)
     }
 }
 
-/// What a prune has stored anew as blobs, and the event does not tell of.
-fn unused_blobs(ask: &PruneAsk, prepared: &Prepared) -> Vec<String> {
-    let told: BTreeSet<&str> = prepared
-        .steps
-        .iter()
-        .flat_map(|step| match step {
-            Step::Record(event) => match &event.what {
-                What::Pruned(pruned) => pruned.blobs().collect(),
-                _ => Vec::new(),
-            },
-            Step::Move(_) => Vec::new(),
-        })
-        .collect();
-    ask.blobs().into_iter().filter(|id| !told.contains(id.as_str())).collect()
+/// What was stored as blobs ahead of the decision, and no event tells of: it was refused, or done before, or changes nothing.
+fn unused_blobs(ask: &Ask, prepared: &Prepared) -> Vec<String> {
+    let mut unused = ask.blobs();
+    if !unused.is_empty() {
+        let events = prepared.steps.iter().filter_map(|step| match step {
+            Step::Record(event) => Some(event),
+            Step::Move(_) => None,
+        });
+        let told: BTreeSet<&str> = events.flat_map(|event| event.what.blobs()).collect();
+        unused.retain(|id| !told.contains(id.as_str()));
+    }
+    unused
 }
